@@ -1,0 +1,211 @@
+"""What can be known of a schedule before any size is: what is found here is wrong at every size."""
+
+from pipec.findings import Finding, listed, nearest
+from pipec.language import syntax as s
+from pipec.language.kinds import BOOL, DECIMAL, FLOW, INT, Scope, bound_twice
+from pipec.source import Span
+
+COSTS = ("F", "B", "W", "BW", "F & BW", "send", "sum")
+AMOUNTS = ("F", "B", "W", "BW", "state", "message")
+
+
+def check(tree: s.File) -> list[Finding]:
+    """All mistakes of a tree that do not depend on sizes, in the order of the text."""
+    findings: list[Finding] = []
+    schedules = [item for item in tree.items if isinstance(item, s.ScheduleItem)]
+    if not schedules and not any(isinstance(item, s.Broken) for item in tree.items):
+        message, expected = "the file holds no schedule", "`schedule name(P, M):`"
+        findings.append(Finding("incomplete", message, Span(0, 0), expected, "nothing"))
+    taken: set[str] = set()
+    for item in schedules:
+        if item.name.name in taken:
+            findings.append(bound_twice("schedule", item.name))
+        taken.add(item.name.name)
+        _schedule(item, Scope(findings))
+    return sorted(findings, key=lambda finding: finding.span or Span(0, 0))
+
+
+def setting_key(setting: s.Setting) -> str:
+    """`F`, `F & BW` or `send`: what a setting is about. `F & B` means the same pair as `F & BW`."""
+    if isinstance(setting.pattern, s.Name):
+        return setting.pattern.name
+    operations = setting.pattern.operations
+    if any(operation.selectors or operation.microbatch for operation in operations):
+        return " & ".join(f"{operation.kind}[...]" for operation in operations)
+    kinds = [operation.kind for operation in operations]
+    return "F & BW" if _overlaps(kinds) else " & ".join(kinds)
+
+
+def _overlaps(kinds: list[str]) -> bool:
+    return sorted(kinds) in (["B", "F"], ["BW", "F"])
+
+
+# --- items ----------------------------------------------------------------------------------------
+
+
+def _schedule(schedule: s.ScheduleItem, scope: Scope) -> None:
+    if not schedule.parameters:
+        expected = "the number of ranks first: `(P, M)`"
+        scope.add(
+            "incomplete", "a schedule needs a parameter", schedule.name.span, expected, "none"
+        )
+    for parameter in schedule.parameters:
+        kind = scope.kind(parameter.default) if parameter.default else INT
+        if kind not in (INT, BOOL, None):
+            scope.add("kind", "this default cannot be used", parameter.span, INT, kind)
+        scope.bind("parameter", parameter.name, kind)
+    for item in schedule.items:
+        if isinstance(item, s.Docstring) and item is not schedule.items[0]:
+            expected, hint = "the first line of the schedule", "comments begin with `#`"
+            scope.add("syntax", "a docstring stands first", item.span, expected, hint=hint)
+        _item(item, scope)
+    _whole(schedule, scope)
+
+
+def _whole(schedule: s.ScheduleItem, scope: Scope) -> None:
+    """What a schedule must hold, and hold once."""
+    for second in [item for item in schedule.items if isinstance(item, s.OnRank)][1:]:
+        hint = "decide by the rank inside it: `if r == 0:`"
+        message, expected = "a schedule has one program", "one `on rank` block"
+        scope.add("incomplete", message, second.name.span, expected, "a second one", hint)
+    if not schedule.items or any(isinstance(item, s.Broken) for item in schedule.items):
+        return
+    needed = (
+        ("program", s.OnRank, "an `on rank r:` block"),
+        ("flow", s.FlowItem, "`flow main(stages=P, microbatches=M): rank = stage`"),
+    )
+    for what, kind, expected in needed:
+        if not any(isinstance(item, kind) for item in schedule.items):
+            message = f"schedule `{schedule.name.name}` has no {what}"
+            scope.add("incomplete", message, schedule.name.span, expected, "none")
+
+
+def _item(item: s.Item, scope: Scope) -> None:
+    match item:
+        case s.Let():
+            scope.bind("name", item.name, scope.kind(item.value))
+        case s.Require():
+            scope.expect(item.test, BOOL)
+        case s.FlowItem():
+            _flow(item, scope)
+        case s.Settings():
+            _settings(item, scope)
+        case s.Limit():
+            _limit(item, scope)
+        case s.OnRank():
+            with scope.inner():
+                scope.bind("rank", item.name, INT)
+                _body(item.body, scope)
+        case s.Broken():
+            _broken(item, scope)
+
+
+def _broken(item: s.Broken, scope: Scope) -> None:
+    """Look below a line that could not be read; what it bound may be anything."""
+    for name in item.names:
+        scope.assume(name, None)
+    with scope.inner():
+        _body(item.body, scope)
+
+
+_ARGUMENTS = {"stages": INT, "microbatches": INT, "backward": BOOL}
+
+
+def _flow(item: s.FlowItem, scope: Scope) -> None:
+    given: set[str] = set()
+    for argument in item.arguments:
+        name, span = argument.name.name, argument.name.span
+        if name not in _ARGUMENTS:
+            expected, hint = listed(_ARGUMENTS), nearest(name, _ARGUMENTS)
+            scope.add("name", f"a flow has no `{name}`", span, expected, f"`{name}`", hint)
+        elif name in given:
+            scope.add("name", f"`{name}` is said already", span, "each once", f"`{name}` again")
+        given.add(name)
+        scope.expect(argument.value, _ARGUMENTS.get(name))
+    for name in ("stages", "microbatches"):
+        if name not in given and given <= set(_ARGUMENTS):
+            message = f"flow `{item.name.name}` does not say its {name}"
+            scope.add("incomplete", message, item.name.span, f"`{name}=...`", "nothing")
+    with scope.inner():
+        scope.assume("stage", INT)
+        scope.expect(item.placement, INT)
+    scope.bind("flow", item.name, FLOW)
+
+
+def _settings(item: s.Settings, scope: Scope) -> None:
+    known = COSTS if item.word == "cost" else AMOUNTS
+    seen: set[str] = set()
+    for setting in item.settings:
+        key, span = setting_key(setting), setting.pattern.span
+        if key not in known:
+            expected, hint = listed(known), nearest(key, known)
+            scope.add("name", f"`{key}` has no {item.word}", span, expected, f"`{key}`", hint)
+        elif key in seen:
+            scope.add("name", f"`{key}` is set already", span, "each once", f"`{key}` again")
+        seen.add(key)
+        with scope.inner(decimals=True):
+            scope.assume("stage", INT)
+            scope.expect(setting.value, DECIMAL)
+
+
+def _limit(item: s.Limit, scope: Scope) -> None:
+    test = item.test
+    if isinstance(test, s.Comparison) and test.operators == ("<=",):
+        amount, limit = test.operands
+        if isinstance(amount, s.Name) and amount.name == "memory":
+            with scope.inner(decimals=True):
+                scope.expect(limit, DECIMAL)
+            return
+    scope.add("syntax", "this limit is not known", test.span, "`limit memory <= ...`")
+
+
+# --- statements -----------------------------------------------------------------------------------
+
+
+def _body(body: tuple[s.Statement | s.Item, ...], scope: Scope) -> None:
+    for statement in body:
+        _statement(statement, scope)
+
+
+def _statement(statement: s.Statement | s.Item, scope: Scope) -> None:
+    match statement:
+        case s.Repeat():
+            scope.expect(statement.times, INT)
+            with scope.inner():
+                _body(statement.body, scope)
+        case s.For():
+            scope.expect(statement.start, INT)
+            scope.expect(statement.stop, INT)
+            with scope.inner():
+                scope.bind("loop", statement.name, INT)
+                _body(statement.body, scope)
+        case s.If():
+            for branch in statement.branches:
+                if branch.test is not None:
+                    scope.expect(branch.test, BOOL)
+                with scope.inner():
+                    _body(branch.body, scope)
+        case s.Units():
+            for unit in statement.units:
+                _unit(unit, scope)
+        case _:
+            _item(statement, scope)
+
+
+_SELECTORS = ((), (FLOW,), (INT,), (FLOW, INT))
+
+
+def _unit(unit: s.Unit, scope: Scope) -> None:
+    kinds = [operation.kind for operation in unit.operations]
+    if len(kinds) == 2 and not _overlaps(kinds):
+        expected, found = "one F and one B or BW", " and ".join(kinds)
+        scope.add("kind", "these two cannot overlap", unit.span, expected, found)
+    for operation in unit.operations:
+        selectors = tuple(scope.kind(selector) for selector in operation.selectors)
+        if None not in selectors and selectors not in _SELECTORS:
+            message = f"`{operation.kind}[...]` names a flow, a chunk, or both in this order"
+            expected = "`[flow]`, `[chunk]` or `[flow, chunk]`"
+            found = " and ".join(str(kind) for kind in selectors)
+            scope.add("kind", message, operation.span, expected, found)
+        if operation.microbatch is not None:
+            scope.expect(operation.microbatch, INT)

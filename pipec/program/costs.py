@@ -1,0 +1,141 @@
+"""What instructions cost: time per kind and stage, as exact numbers.
+
+Costs are rationals and are counted in whole ticks of one common size, so that a makespan is never
+79.35000000000001.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import lcm
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.effects import EFFECTS, Kind
+from pipec.program.program import Table
+
+Array = NDArray[Any]
+PerStage = Fraction | tuple[Fraction, ...]
+
+PAIR = "F&B"
+SERIAL = "serial"
+KEYS = (*dict.fromkeys(effect.cost for effect in EFFECTS.values()), PAIR)
+FINEST = 10**9
+"""Numbers finer than a billionth of the unit are rounded."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Time per cost key (`F`, `B`, `W`, `BW`, `send`, `sum`, `F&B`), one number or one per stage.
+
+    Unless stated, BW costs B + W, and an overlapped pair F&B costs F plus its backward. A pair is one
+    unit: it begins when both inputs are there and both results exist at its end, which is how bubbles
+    are published. With `F&B=serial` the forward runs first and its result leaves at once, which is
+    how the runtime executes chunks that have no parts.
+    """
+
+    times: Mapping[str, PerStage] = field(default_factory=dict)
+    serial: bool = False
+
+    def override(self, other: "Costs") -> "Costs":
+        """These costs, with everything that `other` states taking its place."""
+        pair = Costs({key: time for key, time in self.times.items() if key != PAIR})
+        kept = pair.times if other.serial else self.times
+        serial = other.serial or (self.serial and PAIR not in other.times)
+        return Costs({**kept, **other.times}, serial)
+
+    def time(self, key: str, stage: int) -> Fraction:
+        """The time of one instruction in a stage; for a pair, None stands for `not stated`."""
+        stated = self.times.get(key)
+        if stated is None:
+            return self.time("B", stage) + self.time("W", stage) if key == "BW" else _DEFAULT[key]
+        return stated[min(stage, len(stated) - 1)] if isinstance(stated, tuple) else stated
+
+    def __str__(self) -> str:
+        parts = [
+            f"{key}={_text(self.times.get(key, _DEFAULT.get(key)))}" for key in ("F", "B", "W")
+        ]
+        parts += [
+            f"{key}={_text(self.times[key])}" for key in ("BW", PAIR, "sum") if key in self.times
+        ]
+        parts += [f"{PAIR}={SERIAL}"] if self.serial else []
+        return ", ".join([*parts, f"send={_text(self.times.get('send', Fraction(0)))}"])
+
+
+_DEFAULT = {key: Fraction(int(key in ("F", "B", "W"))) for key in KEYS}
+
+
+def _text(time: PerStage | None) -> str:
+    if isinstance(time, tuple):
+        return "per stage"
+    return "?" if time is None else f"{float(time):g}"
+
+
+@dataclass(frozen=True)
+class Durations:
+    """Ticks per row of a table; a tick is `1 / scale` of the unit. A pair's time is on its first row."""
+
+    ticks: Array
+    scale: int
+    serial: bool
+
+    def units(self, ticks: Any) -> Any:
+        """Ticks as the author's units; exact integers stay integers."""
+        if isinstance(ticks, np.ndarray):
+            return ticks / self.scale
+        whole, rest = divmod(int(ticks), self.scale)
+        return whole if not rest else int(ticks) / self.scale
+
+
+def durations(table: Table, costs: Costs, serial: bool | None = None) -> Durations:
+    """The time of every row of a table. `serial` overrides how pairs run."""
+    serial = costs.serial if serial is None else serial
+    stages = int(table.placement.stages.max())
+    scale = _scale(costs)
+    by_kind = np.zeros((len(Kind), stages), np.int64)
+    for kind, effect in EFFECTS.items():
+        times = [costs.time(effect.cost, stage) for stage in range(stages)]
+        by_kind[kind] = [round(time * scale) for time in times]
+    stage = np.zeros(len(table), np.int64)
+    compute = table.compute
+    stage[compute] = table.placement.split(table.operation[compute]).stage
+    ticks = by_kind[table.kind, stage]
+    if not serial:
+        _pair_up(table, costs, stage, scale, ticks)
+    return Durations(ticks, scale, serial)
+
+
+def _pair_up(table: Table, costs: Costs, stage: Array, scale: int, ticks: Array) -> None:
+    """Put the time of each OVERLAP on its first row."""
+    second = np.flatnonzero(table.tie)
+    if not len(second):
+        return
+    first = partner(table)[second]
+    ticks[first] += ticks[second]
+    ticks[second] = 0
+    if PAIR in costs.times:
+        pair = np.array(
+            [round(costs.time(PAIR, number) * scale) for number in range(int(stage.max()) + 1)]
+        )
+        forward = np.where(table.kind[first] == Kind.F, first, second)
+        ticks[first] = pair[stage[forward]]
+
+
+def partner(table: Table) -> Array:
+    """For each row the compute row before it (of any rank; -1 for none): the first half of its pair."""
+    before = np.full(len(table), -1, np.int64)
+    compute = table.compute
+    before[compute[1:]] = compute[:-1]
+    return before
+
+
+def _scale(costs: Costs) -> int:
+    """The smallest number of ticks in a unit with which every stated time is whole."""
+    denominators = [
+        time.denominator
+        for stated in costs.times.values()
+        for time in (stated if isinstance(stated, tuple) else (stated,))
+    ]
+    return min(lcm(1, *denominators), FINEST)

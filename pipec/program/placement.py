@@ -1,0 +1,134 @@
+"""Flows, stages and ranks: who holds what, and the arithmetic of operation ids.
+
+An operation (one step of one microbatch in one stage of one flow) is one integer:
+`base[flow] + (step * stages + stage) * microbatches + microbatch`. Producers and partners are then
+additions, and a table over operations is an array.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.effects import Step
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A chain of stages that microbatches travel; `ranks[s]` holds stage `s`."""
+
+    name: str
+    microbatches: int
+    ranks: tuple[int, ...]
+    backward: bool = True
+
+    @property
+    def stages(self) -> int:
+        """How many stages the flow has."""
+        return len(self.ranks)
+
+
+class Operations(NamedTuple):
+    """Operation ids taken apart: four arrays of one length, or four integers."""
+
+    flow: Any
+    step: Any
+    stage: Any
+    microbatch: Any
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The flows of a program on its ranks."""
+
+    ranks: int
+    flows: tuple[Flow, ...]
+
+    @cached_property
+    def base(self) -> Array:
+        """The first operation id of each flow, and one past the last."""
+        sizes = [len(Step) * flow.stages * flow.microbatches for flow in self.flows]
+        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    @property
+    def size(self) -> int:
+        """How many operation ids there are."""
+        return int(self.base[-1])
+
+    @cached_property
+    def stages(self) -> Array:
+        """Stages of each flow."""
+        return np.array([flow.stages for flow in self.flows], np.int64)
+
+    @cached_property
+    def microbatches(self) -> Array:
+        """Microbatches of each flow."""
+        return np.array([flow.microbatches for flow in self.flows], np.int64)
+
+    def operation(self, flow: Any, step: Any, stage: Any, microbatch: Any) -> Any:
+        """The id of an operation; arrays give arrays."""
+        stages, microbatches = self.stages[flow], self.microbatches[flow]
+        return self.base[flow] + (step * stages + stage) * microbatches + microbatch
+
+    def split(self, operations: Any) -> Operations:
+        """The inverse of `operation`."""
+        if len(self.flows) == 1:
+            flow: Any = np.zeros_like(operations)
+            stages, microbatches = self.flows[0].stages, self.flows[0].microbatches
+            rest = operations
+        else:
+            flow = np.searchsorted(self.base[1:], operations, side="right")
+            stages, microbatches = self.stages[flow], self.microbatches[flow]
+            rest = operations - self.base[flow]
+        line, microbatch = np.divmod(rest, microbatches)
+        step, stage = np.divmod(line, stages)
+        return Operations(flow, step, stage, microbatch)
+
+    @cached_property
+    def home(self) -> Array:
+        """The rank of each operation id."""
+        parts = [
+            np.repeat(np.tile(np.array(flow.ranks, np.int32), len(Step)), flow.microbatches)
+            for flow in self.flows
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    def held(self, rank: int) -> tuple[int, ...]:
+        """The stages that a rank holds, over all flows, without doubles."""
+        stages = {
+            stage
+            for flow in self.flows
+            for stage, holder in enumerate(flow.ranks)
+            if holder == rank
+        }
+        return tuple(sorted(stages))
+
+    @cached_property
+    def copies(self) -> tuple[tuple[int, ...], ...]:
+        """For each stage the ranks that hold a copy of it, ascending."""
+        stages = max((flow.stages for flow in self.flows), default=0)
+        return tuple(
+            tuple(sorted({flow.ranks[stage] for flow in self.flows if stage < flow.stages}))
+            for stage in range(stages)
+        )
+
+    @cached_property
+    def chunks(self) -> Array:
+        """`[flow, rank, chunk]` -> stage, -1 where the rank has no such chunk."""
+        counts = np.zeros((len(self.flows), self.ranks), np.int64)
+        most = 1
+        for number, flow in enumerate(self.flows):
+            counts[number] = np.bincount(flow.ranks, minlength=self.ranks)
+            most = max(most, int(counts[number].max()))
+        table = np.full((len(self.flows), self.ranks, most), -1, np.int64)
+        for number, flow in enumerate(self.flows):
+            ranks = np.array(flow.ranks)
+            by_rank = np.argsort(ranks, kind="stable")
+            starts = np.cumsum(counts[number]) - counts[number]
+            chunk = np.arange(flow.stages) - np.repeat(starts, counts[number])
+            table[number, ranks[by_rank], chunk] = by_rank
+        return table

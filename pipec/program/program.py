@@ -1,0 +1,120 @@
+"""Orders and programs as tables: one row per instruction, sorted by rank and place.
+
+An *order* holds only compute; a *program* also holds every communication. A row is a few narrow
+columns, so a program of ten million instructions fits in a few hundred megabytes and passes work on
+whole columns.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.effects import COMPUTE, Kind, Step
+from pipec.program.placement import Placement
+from pipec.source import Source, Span
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Origins:
+    """The text that a table was made from, and the spans that its rows point to."""
+
+    source: Source | None = None
+    spans: tuple[Span, ...] = ()
+
+    def span(self, origin: int) -> Span | None:
+        """The span of a row's origin; -1 is nowhere."""
+        return self.spans[origin] if 0 <= origin < len(self.spans) else None
+
+
+class Instruction(NamedTuple):
+    """A row as people see it. `peer` is None for compute; `tied` marks the second half of an OVERLAP."""
+
+    kind: Kind
+    flow: str | None
+    stage: int
+    microbatch: int | None
+    peer: int | None
+    tied: bool
+    step: Step | None
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows sorted by (rank, place); rank `r` owns rows `start[r]` to `start[r + 1]`.
+
+    `operation` is the id of a compute row's own operation, of the operation that consumes the payload
+    of a SEND or RECV, and for a SUM the stage number. `tie` glues a compute row to the compute row
+    before it: the two are one OVERLAP. `peer` is -1 for compute. `origin` indexes `origins.spans`.
+    """
+
+    placement: Placement
+    start: Array
+    kind: Array
+    operation: Array
+    peer: Array
+    tie: Array
+    origin: Array
+    origins: Origins = field(repr=False, default=Origins())
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks the table has."""
+        return self.placement.ranks
+
+    @cached_property
+    def rank(self) -> Array:
+        """The rank of each row."""
+        return np.repeat(np.arange(self.ranks, dtype=np.int32), np.diff(self.start))
+
+    @cached_property
+    def compute(self) -> Array:
+        """The rows that compute."""
+        return np.flatnonzero(COMPUTE[self.kind])
+
+    def instruction(self, row: int) -> Instruction:
+        """One row, taken apart."""
+        kind = Kind(int(self.kind[row]))
+        operation, peer = int(self.operation[row]), int(self.peer[row])
+        tied = bool(self.tie[row])
+        if kind is Kind.SUM:
+            return Instruction(kind, None, operation, None, peer, tied, None)
+        flow, step, stage, microbatch = (int(part) for part in self.placement.split(operation))
+        name = self.placement.flows[flow].name
+        holder = None if peer < 0 else peer
+        return Instruction(kind, name, stage, microbatch, holder, tied, Step(step))
+
+    def __getitem__(self, rank: int) -> list[Instruction]:
+        """The instructions of one rank, in order."""
+        return [self.instruction(row) for row in range(self.start[rank], self.start[rank + 1])]
+
+    def __iter__(self) -> Iterator[list[Instruction]]:
+        return (self[rank] for rank in range(self.ranks))
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The rank of a row and its index there."""
+        rank = int(np.searchsorted(self.start, row, side="right")) - 1
+        return rank, row - int(self.start[rank])
+
+    def same(self, other: "Table") -> bool:
+        """Whether two tables say the same, wherever they were written."""
+        return self.placement == other.placement and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("start", "kind", "operation", "peer", "tie")
+        )
+
+
+class Order(Table):
+    """Per rank the compute operations in sequence: what an author decides."""
+
+
+class Program(Table):
+    """Per rank every instruction in sequence: what is verified and executed."""

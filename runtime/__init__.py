@@ -1,0 +1,1 @@
+"""The executor: runs a verified plan with torch.distributed (imported as `pipec.runtime`)."""

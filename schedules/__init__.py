@@ -1,0 +1,1 @@
+"""The library of schedules: NAME.pipe and its golden NAME.listing."""
