@@ -22,8 +22,8 @@ PerStage = Fraction | tuple[Fraction, ...]
 PAIR = "F&B"
 SERIAL = "serial"
 KEYS = (*dict.fromkeys(effect.cost for effect in EFFECTS.values()), PAIR)
-FINEST = 10**9
-"""Numbers finer than a billionth of the unit are rounded."""
+FINEST = 10**6
+"""Numbers finer than a millionth of the unit are rounded."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,7 @@ def durations(table: Table, costs: Costs, serial: bool | None = None) -> Duratio
 
 def _pair_up(table: Table, costs: Costs, stage: Array, scale: int, ticks: Array) -> None:
     """Put the time of each OVERLAP on its first row."""
-    second = np.flatnonzero(table.tie)
-    if not len(second):
-        return
-    first = partner(table)[second]
+    first, second = table.pairs
     ticks[first] += ticks[second]
     ticks[second] = 0
     if PAIR in costs.times:
@@ -121,14 +118,6 @@ def _pair_up(table: Table, costs: Costs, stage: Array, scale: int, ticks: Array)
         )
         forward = np.where(table.kind[first] == Kind.F, first, second)
         ticks[first] = pair[stage[forward]]
-
-
-def partner(table: Table) -> Array:
-    """For each row the compute row before it (of any rank; -1 for none): the first half of its pair."""
-    before = np.full(len(table), -1, np.int64)
-    compute = table.compute
-    before[compute[1:]] = compute[:-1]
-    return before
 
 
 def _scale(costs: Costs) -> int:

@@ -80,6 +80,12 @@ class Table:
         """The rows that compute."""
         return np.flatnonzero(COMPUTE[self.kind])
 
+    @cached_property
+    def pairs(self) -> tuple[Array, Array]:
+        """The first and second rows of every OVERLAP."""
+        second = np.flatnonzero(self.tie)
+        return self.compute[np.searchsorted(self.compute, second) - 1], second
+
     def instruction(self, row: int) -> Instruction:
         """One row, taken apart."""
         kind = Kind(int(self.kind[row]))

@@ -1,0 +1,49 @@
+"""A schedule's text -> its order, checked to be whole."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.findings import PipecError, Stop
+from pipec.order.complete import complete
+from pipec.order.count import count_microbatches
+from pipec.order.expand import BUDGET, FLOW, KIND, MICROBATCH, ORIGIN, STAGE, TIE, expand
+from pipec.order.schedule import Schedule
+from pipec.order.weights import match_weights
+from pipec.program.effects import STEP
+from pipec.program.program import Order, Origins
+
+Array = NDArray[Any]
+
+
+def arrange(schedule: Schedule, budget: int = BUDGET) -> Order:
+    """The order that a schedule's program states. Raises `PipecError` if it is not a whole one."""
+    try:
+        run, spans = expand(schedule, budget)
+        start = np.concatenate([[0], np.cumsum(run.counts)])
+        origins = Origins(schedule.source, spans)
+        count_microbatches(run.rows, start, schedule.placement, origins)
+        match_weights(run.rows, start, origins)
+    except Stop as stop:
+        raise PipecError([stop.finding], schedule.source) from None
+    order = _order(run.rows, start, schedule, origins)
+    findings = complete(order, schedule.program.span)
+    if findings:
+        raise PipecError(findings, schedule.source)
+    return order
+
+
+def _order(rows: Array, start: Array, schedule: Schedule, origins: Origins) -> Order:
+    steps = STEP[rows[KIND]].astype(np.int64)
+    operation = schedule.placement.operation(rows[FLOW], steps, rows[STAGE], rows[MICROBATCH])
+    return Order(
+        schedule.placement,
+        start,
+        rows[KIND].astype(np.int8),
+        operation.astype(np.int32),
+        np.full(len(steps), -1, np.int32),
+        rows[TIE].astype(bool),
+        rows[ORIGIN].copy(),
+        origins,
+    )

@@ -1,0 +1,96 @@
+"""W is a queue: a bare W takes the oldest pending B of its rank, `W[c]` of that chunk or flow."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.findings import Finding, Stop
+from pipec.order.expand import FLOW, KIND, MICROBATCH, ORIGIN, STAGE
+from pipec.program.effects import Kind
+from pipec.program.program import Origins
+
+Array = NDArray[Any]
+Queues = dict[tuple[int, int], deque[tuple[int, int]]]
+
+
+def match_weights(rows: Array, start: Array, origins: Origins) -> None:
+    """Say for every W which B it completes. Raises `Stop` where none is pending."""
+    given = np.flatnonzero(rows[KIND] == Kind.B)
+    taking = np.flatnonzero(rows[KIND] == Kind.W)
+    if not len(taking):
+        return
+    picky = (rows[[FLOW, STAGE, MICROBATCH]][:, taking] >= 0).any(axis=0)
+    rank_of_given = np.searchsorted(start, given, side="right") - 1
+    rank_of_taking = np.searchsorted(start, taking, side="right") - 1
+    first_given = np.searchsorted(rank_of_given, np.arange(len(start)))
+    number = np.arange(len(taking)) - np.searchsorted(rank_of_taking, rank_of_taking)
+    source = first_given[rank_of_taking] + number
+    first_picky = _first_picky(picky, rank_of_taking, len(start) - 1)
+    plain = number < first_picky[rank_of_taking]
+    enough = source < first_given[rank_of_taking + 1]
+    pending = np.zeros(len(taking), bool)
+    pending[enough] = given[source[enough]] < taking[enough]
+    _refuse(taking[plain & ~pending], rows, origins)
+    for column in (FLOW, STAGE, MICROBATCH):
+        rows[column, taking[plain]] = rows[column, given[source[plain]]]
+    for rank in np.unique(rank_of_taking[~plain]).tolist():
+        mine = rank_of_taking == rank
+        oldest = given[first_given[rank] : first_given[rank + 1]][int((mine & plain).sum()) :]
+        _walk(rows, oldest, taking[mine & ~plain], origins)
+
+
+def _first_picky(picky: Array, rank: Array, ranks: int) -> Array:
+    """For each rank how many of its W come before the first that chooses."""
+    first = np.full(ranks, len(picky))
+    where = np.flatnonzero(picky)
+    np.minimum.at(first, rank[where], where - np.searchsorted(rank, rank[where]))
+    return first
+
+
+def _walk(rows: Array, given: Array, taking: Array, origins: Origins) -> None:
+    """Go through the B and W of one rank in order, from the first W that chooses."""
+    queues: Queues = {}
+    events = sorted(
+        [*((row, True) for row in given.tolist()), *((row, False) for row in taking.tolist())]
+    )
+    for row, is_given in events:
+        flow, stage, microbatch = rows[[FLOW, STAGE, MICROBATCH], row].tolist()
+        if is_given:
+            queues.setdefault((flow, stage), deque()).append((row, microbatch))
+            continue
+        found = _oldest(queues, flow, stage, microbatch)
+        if found is None:
+            _refuse([row], rows, origins)
+            continue
+        rows[[FLOW, STAGE, MICROBATCH], row] = found
+
+
+def _oldest(queues: Queues, flow: int, stage: int, microbatch: int) -> tuple[int, int, int] | None:
+    """Take the oldest pending B that fits; -1 fits everything."""
+    candidates = [
+        (entry, key)
+        for key, queue in queues.items()
+        if flow in (-1, key[0]) and stage in (-1, key[1])
+        for entry in _fitting(queue, microbatch)
+    ]
+    if not candidates:
+        return None
+    entry, key = min(candidates)
+    queues[key].remove(entry)
+    return key[0], key[1], entry[1]
+
+
+def _fitting(queue: deque[tuple[int, int]], microbatch: int) -> Iterable[tuple[int, int]]:
+    if microbatch < 0:
+        return [queue[0]] if queue else []
+    return [entry for entry in queue if entry[1] == microbatch]
+
+
+def _refuse(taking: Iterable[int], rows: Array, origins: Origins) -> None:
+    for row in taking:
+        span = origins.span(int(rows[ORIGIN, row]))
+        message = "W has nothing to do: no B that it could complete is pending on its rank"
+        raise Stop(Finding("order", message, span, "a B before it (BW needs no W)", "none"))

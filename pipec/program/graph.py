@@ -1,0 +1,195 @@
+"""The event graph: what every event waits for. One graph gives order, deadlock and time.
+
+Events are compute rows and completed messages. A channel model says how posted messages progress;
+with 0 credits (rendezvous) a SEND and its RECV complete together and are one event. The exact edges
+and the theorem (a cycle is a deadlock, and nothing else is) stand in docs/machine-model.md.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.effects import COMPUTE, STEP, TRAVELS, Kind
+from pipec.program.links import Ends, Links
+from pipec.program.program import Order, Program, Table
+
+Array = NDArray[Any]
+Topology = Literal["rank", "pair", "directed", "tagged"]
+TOPOLOGIES: tuple[Topology, ...] = ("rank", "pair", "directed", "tagged")
+"""One queue per rank, per pair of ranks, per directed pair, or none at all (matching by tag)."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """How posted messages progress. A sender completes `credits` messages before they are received."""
+
+    topology: Topology = "pair"
+    credits: int = 0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Events of a table. `event[r]` is the completion of row `r`; `row[e]` is the row of event `e`.
+
+    `waits[:, e]` are the events that `e` waits for, `len(graph)` standing for none. Events of one
+    `lane` happen in the order of their numbers.
+    """
+
+    table: Table
+    event: Array
+    row: Array
+    waits: Array
+    lane: Array
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def order_graph(order: Order) -> Graph:
+    """The graph of compute alone: each operation waits for its producers, wherever they are."""
+    count = len(order)
+    made_by = np.full(order.placement.size + 1, -1, np.int64)
+    made_by[order.operation] = np.arange(count)
+    everything = np.arange(count)
+    waits = _compute_waits(order, made_by[_producer(order)], everything, count)
+    return Graph(order, everything, everything, waits, order.rank)
+
+
+def event_graph(program: Program, links: Links, channels: Channels) -> Graph:
+    """The graph of a program whose SENDs, RECVs and SUMs all meet (see `Links`)."""
+    tagged = channels.topology == "tagged"
+    ends = links.by_operation if tagged else links.messages
+    event, row = _events(program, ends, links.sums, channels.credits)
+    count = len(row)
+    waits = _compute_waits(program, _arrival(program), event, count)
+    unit = _unit_before(program)
+    _messages(ends, channels, event, unit, _queue_before(program, channels.topology), waits)
+    _sums(program, links.sums, event, unit, waits)
+    lane = np.arange(count) if tagged else _lanes(program)[row]
+    return Graph(program, event, row, waits, lane)
+
+
+# --- compute --------------------------------------------------------------------------------------
+
+
+def _compute_waits(table: Table, arrival: Array, event: Array, count: int) -> Array:
+    """What compute waits for: the unit before it and what arrives; a pair for both its inputs.
+
+    `arrival` is, per row, the row whose completion brings what travels to it, or -1.
+    """
+    waits = np.full((4, count), count, np.int64)
+    compute, to_event = table.compute, np.append(event, count)
+    own = event[compute]
+    waits[0, own] = to_event[_unit_before(table)[compute]]
+    waits[1, own] = to_event[arrival[compute]]
+    first, second = table.pairs
+    waits[2, event[first]] = to_event[arrival[second]]
+    return waits
+
+
+def _unit_before(table: Table) -> Array:
+    """For each row the last compute row before it on its rank, or -1."""
+    latest = np.maximum.accumulate(np.where(COMPUTE[table.kind], np.arange(len(table)), -1))
+    before = np.concatenate([[-1], latest[:-1]]) if len(table) else latest
+    return np.where(before >= table.start[table.rank], before, -1)
+
+
+def _producer(order: Order) -> Array:
+    """For each row the operation that makes what travels to it, or -1 at the end of a flow."""
+    placement = order.placement
+    flow, step, stage, _ = placement.split(order.operation)
+    stages, microbatches = placement.stages[flow], placement.microbatches[flow]
+    producer = np.full(len(order), -1, np.int64)
+    for consumer, need in TRAVELS.items():
+        source = stage + need.stage
+        here = (step == consumer) & (source >= 0) & (source < stages)
+        distance = ((need.step - consumer) * stages + need.stage) * microbatches
+        producer[here] = (order.operation + distance)[here]
+    return producer
+
+
+def _arrival(program: Program) -> Array:
+    """For each compute row the RECV of what travels to it, or -1."""
+    recv = np.full(program.placement.size, -1, np.int64)
+    rows = np.flatnonzero(program.kind == Kind.RECV)
+    recv[program.operation[rows]] = rows
+    arrival = np.full(len(program), -1, np.int64)
+    consumers = program.compute[np.isin(STEP[program.kind[program.compute]], list(TRAVELS))]
+    arrival[consumers] = recv[program.operation[consumers]]
+    return arrival
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def _events(program: Program, ends: Ends, sums: Ends, credits: int) -> tuple[Array, Array]:
+    """Number the events. Under rendezvous a SEND is the event of its RECV; so is a SUM's other end."""
+    own = np.ones(len(program), bool)
+    if credits == 0:
+        own[ends.first] = False
+    own[sums.second] = False
+    event = np.cumsum(own) - 1
+    if credits == 0:
+        event[ends.first] = event[ends.second]
+    event[sums.second] = event[sums.first]
+    return event, np.flatnonzero(own)
+
+
+def _messages(
+    ends: Ends, channels: Channels, event: Array, unit: Array, queue: Array, waits: Array
+) -> None:
+    """A message waits for both its posts and for the messages before it in both its queues."""
+    to_event = np.append(event, waits.shape[1])
+    received = event[ends.second]
+    waits[0, received] = to_event[unit[ends.first]]
+    waits[1, received] = to_event[unit[ends.second]]
+    waits[2, received] = to_event[queue[ends.first]]
+    waits[3, received] = to_event[queue[ends.second]]
+    if channels.credits == 0:
+        return
+    sent = event[ends.first]
+    waits[0, sent] = to_event[unit[ends.first]]
+    waits[1, sent] = to_event[queue[ends.first]]
+    earlier = np.arange(len(sent)) - channels.credits
+    holds = (earlier >= 0) & (ends.channel[earlier] == ends.channel)
+    waits[2, sent[holds]] = received[earlier[holds]]
+
+
+def _sums(program: Program, sums: Ends, event: Array, unit: Array, waits: Array) -> None:
+    """A gradient sum waits for both its posts; the sums of one rank go one after the other."""
+    rows = np.flatnonzero(program.kind == Kind.SUM)
+    before = np.full(len(program) + 1, -1, np.int64)
+    same = program.rank[rows[1:]] == program.rank[rows[:-1]]
+    before[rows[1:][same]] = rows[:-1][same]
+    to_event = np.append(event, waits.shape[1])
+    for place, side in ((0, sums.first), (2, sums.second)):
+        waits[place, event[side]] = to_event[unit[side]]
+        waits[place + 1, event[side]] = to_event[before[side]]
+
+
+def _queue_before(program: Program, topology: Topology) -> Array:
+    """For each SEND or RECV the row before it in its queue, or -1."""
+    before = np.full(len(program), -1, np.int64)
+    if topology == "tagged":
+        return before
+    rows = np.flatnonzero((program.kind == Kind.SEND) | (program.kind == Kind.RECV))
+    queue = program.rank[rows].astype(np.int64)
+    if topology != "rank":
+        queue = queue * program.ranks + program.peer[rows]
+    if topology == "directed":
+        queue = queue * 2 + (program.kind[rows] == Kind.SEND)
+    by_queue = np.argsort(queue, kind="stable")
+    rows, queue = rows[by_queue], queue[by_queue]
+    same = queue[1:] == queue[:-1]
+    before[rows[1:][same]] = rows[:-1][same]
+    return before
+
+
+def _lanes(program: Program) -> Array:
+    """A number per rank's compute, per directed pair's SENDs and RECVs, and per rank's SUMs."""
+    lane = np.full(len(program), 0, np.int64)
+    wired = program.kind >= Kind.SEND
+    lane[wired] = 1 + (program.kind[wired] - int(Kind.SEND)) * program.ranks + program.peer[wired]
+    return lane * program.ranks + program.rank
