@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from pipec.findings import Finding
 from pipec.order.count import chunk_name
-from pipec.program.effects import NEEDS, STEP, Kind, Step
+from pipec.program.effects import Kind, Step
+from pipec.program.needs import inputs
 from pipec.program.program import Order
 from pipec.source import Span
 
@@ -95,21 +96,15 @@ def _too_early(order: Order) -> list[Finding]:
     placement = order.placement
     row_of = np.full(placement.size, -1, np.int64)
     row_of[order.operation] = np.arange(len(order))
-    parts = placement.split(order.operation)
-    stages, microbatches = placement.stages[parts.flow], placement.microbatches[parts.flow]
     findings = []
-    for step, needs in NEEDS.items():
-        for need in needs:
-            source = parts.stage + need.stage
-            here = np.flatnonzero((parts.step == step) & (source >= 0) & (source < stages))
-            distance = ((need.step - step) * stages + need.stage) * microbatches
-            producer = row_of[(order.operation + distance)[here]]
-            local = order.rank[producer] == order.rank[here]
-            early = local & ((producer > here) | _same_pair(order, producer, here))
-            for row, late in zip(here[early].tolist(), producer[early].tolist(), strict=True):
-                findings.append(_early(order, row, late))
-                if len(findings) == MOST:
-                    return findings
+    for _, here, needed in inputs(placement, order.operation):
+        producer = row_of[needed]
+        local = order.rank[producer] == order.rank[here]
+        early = local & ((producer > here) | _same_pair(order, producer, here))
+        for row, late in zip(here[early].tolist(), producer[early].tolist(), strict=True):
+            findings.append(_early(order, row, late))
+            if len(findings) == MOST:
+                return findings
     return findings
 
 

@@ -43,12 +43,12 @@ def bind(item: s.ScheduleItem, given: Mapping[str, int | bool], source: Source) 
         raise PipecError(findings, source)
     binder = _Binder(parameters, findings)
     for child in item.items:
+        if findings and not isinstance(child, s.Require):
+            break
         try:
             binder.item(child)
         except Stop as stop:
             findings.append(stop.finding)
-            if isinstance(child, s.Let | s.FlowItem):
-                break
     if findings:
         raise PipecError(findings, source)
     return binder.schedule(item, source)

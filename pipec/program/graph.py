@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipec.program.effects import COMPUTE, STEP, TRAVELS, Kind
 from pipec.program.links import Ends, Links
+from pipec.program.needs import sources
 from pipec.program.program import Order, Program, Table
 
 Array = NDArray[Any]
@@ -53,7 +54,9 @@ def order_graph(order: Order) -> Graph:
     made_by = np.full(order.placement.size + 1, -1, np.int64)
     made_by[order.operation] = np.arange(count)
     everything = np.arange(count)
-    waits = _compute_waits(order, made_by[_producer(order)], everything, count)
+    waits = _compute_waits(
+        order, made_by[sources(order.placement, order.operation)], everything, count
+    )
     return Graph(order, everything, everything, waits, order.rank)
 
 
@@ -94,20 +97,6 @@ def _unit_before(table: Table) -> Array:
     latest = np.maximum.accumulate(np.where(COMPUTE[table.kind], np.arange(len(table)), -1))
     before = np.concatenate([[-1], latest[:-1]]) if len(table) else latest
     return np.where(before >= table.start[table.rank], before, -1)
-
-
-def _producer(order: Order) -> Array:
-    """For each row the operation that makes what travels to it, or -1 at the end of a flow."""
-    placement = order.placement
-    flow, step, stage, _ = placement.split(order.operation)
-    stages, microbatches = placement.stages[flow], placement.microbatches[flow]
-    producer = np.full(len(order), -1, np.int64)
-    for consumer, need in TRAVELS.items():
-        source = stage + need.stage
-        here = (step == consumer) & (source >= 0) & (source < stages)
-        distance = ((need.step - consumer) * stages + need.stage) * microbatches
-        producer[here] = (order.operation + distance)[here]
-    return producer
 
 
 def _arrival(program: Program) -> Array:

@@ -15,6 +15,8 @@ NEVER = np.iinfo(np.int64).max // 2
 """The time of an event that never happens."""
 
 _FEW_LANES = 48
+_FEW_EVENTS = 8
+"""Below this many lanes, or events per lane, arrays are slower than plain Python."""
 
 
 def sweep(waits: Array, duration: Array, lane: Array) -> Array:
@@ -29,7 +31,7 @@ def sweep(waits: Array, duration: Array, lane: Array) -> Array:
         return np.empty(0, np.int64)
     by_lane = np.argsort(lane, kind="stable")
     begins = np.flatnonzero(np.concatenate([[True], np.diff(lane[by_lane]) != 0]))
-    if len(begins) < _FEW_LANES:
+    if len(begins) < _FEW_LANES or len(begins) > count // _FEW_EVENTS:
         return _depth_first(waits, duration)
     return _lane_by_lane(waits, duration, by_lane, begins)
 

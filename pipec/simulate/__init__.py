@@ -1,0 +1,1 @@
+"""Program -> timeline: when, how long, and how much memory."""

@@ -1,0 +1,1 @@
+"""Program -> findings: one file per property, and the certificate that joins them."""

@@ -1,0 +1,138 @@
+"""From a text to a plan: the stages in order, each a pure function from one type to the next.
+
+text --read--> File --bind--> Schedule --arrange--> Order --lower--> Program --verify--> Certificate
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from pipec.findings import Finding, PipecError
+from pipec.language import read
+from pipec.library import find, only_schedule
+from pipec.lower.lower import lower
+from pipec.order.arrange import arrange
+from pipec.order.expand import BUDGET
+from pipec.order.schedule import bind
+from pipec.program.costs import Costs
+from pipec.program.graph import Channels
+from pipec.program.listing import is_listing, parse_listing
+from pipec.program.memory import Memory
+from pipec.program.plan import Plan, is_plan, parse_plan
+from pipec.program.program import Program
+from pipec.source import Source
+from pipec.verify.certificate import Certificate, verify
+from pipec.verify.json import certificate_json
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a caller may say besides sizes; what is None is left as the text or the plan has it."""
+
+    costs: Costs | None = None
+    memory_limit: Fraction | None = None
+    channels: Channels = Channels()
+    budget: int = BUDGET
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program that is not verified yet, with what it is to be verified with."""
+
+    name: str
+    parameters: Mapping[str, int | bool]
+    program: Program
+    costs: Costs
+    memory: Memory
+
+    @property
+    def source(self) -> Source | None:
+        """The text that findings point into."""
+        return self.program.origins.source
+
+
+def compile(
+    schedule: str | os.PathLike[str],
+    *,
+    costs: Costs | None = None,
+    memory_limit: Fraction | int | str | None = None,
+    channels: Channels | None = None,
+    **parameters: int | bool,
+) -> Plan:
+    """Compile and verify a library schedule or a `.pipe` file: `compile("dualpipe", P=4, M=8)`.
+
+    Raises `PipecError` with the findings if anything is wrong with the text or the program.
+    """
+    limit = None if memory_limit is None else Fraction(memory_limit)
+    settings = Settings(costs, limit, channels or Channels())
+    compiled = build(os.fspath(schedule), parameters, settings)
+    certificate = certify(compiled, settings)
+    if not certificate.ok:
+        raise PipecError(certificate.findings, compiled.source)
+    return plan_of(compiled, certificate)
+
+
+def build(
+    target: str, parameters: Mapping[str, int | bool], settings: Settings | None = None
+) -> Compiled:
+    """The program of a library name, a `.pipe` file, a plan or a listing. Raises `PipecError`."""
+    settings = settings or Settings()
+    content = _peek(target)
+    if content is not None and is_plan(content):
+        return _with(_from_plan(parse_plan(content, target), parameters), settings)
+    if content is not None and is_listing(content):
+        _no_parameters(parameters, "a listing")
+        program = parse_listing(Source(target, content))
+        return _with(Compiled(Path(target).stem, {}, program, Costs(), Memory()), settings)
+    source = find(target)
+    schedule = bind(only_schedule(read(source), source), parameters, source)
+    order = arrange(schedule, settings.budget)
+    costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
+    program = lower(order, costs)
+    compiled = Compiled(schedule.name, schedule.parameters, program, costs, schedule.memory)
+    return _with(compiled, Settings(None, settings.memory_limit))
+
+
+def certify(compiled: Compiled, settings: Settings) -> Certificate:
+    """Verify a program under the channels of the settings."""
+    return verify(compiled.program, compiled.costs, compiled.memory, settings.channels)
+
+
+def plan_of(compiled: Compiled, certificate: Certificate) -> Plan:
+    """The plan of a certified program."""
+    return Plan(
+        compiled.name,
+        dict(compiled.parameters),
+        compiled.program,
+        compiled.costs,
+        compiled.memory,
+        certificate_json(certificate, compiled.source),
+    )
+
+
+def _peek(target: str) -> str | None:
+    path = Path(target)
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _from_plan(plan: Plan, parameters: Mapping[str, int | bool]) -> Compiled:
+    _no_parameters(parameters, "a plan")
+    return Compiled(plan.name, plan.parameters, plan.program, plan.costs, plan.memory)
+
+
+def _no_parameters(parameters: Mapping[str, int | bool], what: str) -> None:
+    if parameters:
+        message = f"{what} has its sizes already"
+        found = " ".join(f"{name}={value}" for name, value in parameters.items())
+        raise PipecError([Finding("usage", message, None, "no K=V arguments", found)])
+
+
+def _with(compiled: Compiled, settings: Settings) -> Compiled:
+    """A compiled program with the caller's costs and limit in place of its own."""
+    costs = compiled.costs.override(settings.costs) if settings.costs else compiled.costs
+    memory = compiled.memory
+    if settings.memory_limit is not None:
+        memory = Memory(memory.amounts, settings.memory_limit)
+    return replace(compiled, costs=costs, memory=memory)

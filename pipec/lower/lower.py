@@ -1,0 +1,171 @@
+"""Order -> program: SENDs, RECVs and gradient sums, by one simulation and one sort.
+
+Both ends of a message stand where its producer finishes in simulated time, before any compute that
+begins then. So every rank's stream is a projection of *one* global sequence, hence free of deadlock
+under every topology with rendezvous, by construction; the verifier proves it again without knowing.
+
+Assumes a complete order (`order.complete`). Afterwards every value that crosses ranks has one SEND
+and one RECV, and the two holders of a stage sum its gradients after their last operation on it.
+
+    before                            after
+    rank 0: F(0) F(1) BW(0) BW(1)     rank 0: F(0) SEND(0) F(1) SEND(1) RECV BW(0) RECV BW(1)
+    rank 1: F(0) BW(0) F(1) BW(1)     rank 1: RECV(0) F(0) RECV(1) BW(0) SEND F(1) BW(1) SEND
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.costs import Costs, durations
+from pipec.program.effects import EFFECTS, Kind, Step, Value
+from pipec.program.graph import order_graph
+from pipec.program.needs import sources
+from pipec.program.program import Order, Program
+from pipec.program.sweep import NEVER
+from pipec.simulate.timeline import Timeline, timeline
+
+Array = NDArray[Any]
+
+
+def lower(order: Order, costs: Costs) -> Program:
+    """The program of an order. Costs decide only where communication stands between compute.
+
+    A cyclic order is lowered too, each SEND behind its producer and each RECV before its consumer,
+    so that the verifier can show the cycle in real instructions.
+    """
+    time = timeline(order_graph(order), durations(order, costs, serial=True))
+    moments = _moments(order, time)
+    parts = [_compute(order, moments), *_messages(order, moments), _sums(order, moments)]
+    return _sorted(order, parts)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Places in the global sequence: where each row begins, and where a message it makes stands.
+
+    Multiples of 4 are compute; a message of a row stands 1 behind its end, a gradient sum 2 behind.
+    """
+
+    begin: Array
+    end: Array
+    stuck: Array
+
+
+def _moments(order: Order, time: Timeline) -> _Moments:
+    by_end = np.argsort(time.rises, kind="stable")
+    ends = np.empty(len(order), np.int64)
+    ends[by_end] = np.arange(len(order))
+    begins = np.searchsorted(time.rises[by_end], time.rises - time.spans, side="right")
+    stuck = time.rises >= NEVER
+    begins[stuck] = ends[stuck] = len(order) + np.arange(len(order))[stuck]
+    return _Moments(4 * begins, 4 * ends, stuck)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows to be sorted into the program, by rank and then by key."""
+
+    rank: Array
+    key: Array
+    kind: Array
+    operation: Array
+    peer: Array
+    tie: Array
+    origin: Array
+
+
+def _compute(order: Order, moments: _Moments) -> _Rows:
+    return _Rows(
+        order.rank,
+        moments.begin,
+        order.kind,
+        order.operation,
+        order.peer,
+        order.tie,
+        order.origin,
+    )
+
+
+def _messages(order: Order, moments: _Moments) -> tuple[_Rows, _Rows]:
+    """The SENDs and the RECVs. Both carry the id of the operation that consumes the payload."""
+    producer, consumer = _crossings(order)
+    source, target = order.rank[producer], order.rank[consumer]
+    operation = order.operation[consumer]
+    sent = received = moments.end[producer] + 1
+    lost = moments.stuck[producer]
+    received = np.where(lost, moments.begin[consumer] - 1, received)
+    return (
+        _communication(Kind.SEND, source, sent, operation, target, order.origin[producer]),
+        _communication(Kind.RECV, target, received, operation, source, order.origin[consumer]),
+    )
+
+
+def _crossings(order: Order) -> tuple[Array, Array]:
+    """Rows that make what travels to another rank, and the rows there that consume it."""
+    row_of = np.full(order.placement.size + 1, -1, np.int64)
+    row_of[order.operation] = np.arange(len(order))
+    producer = row_of[sources(order.placement, order.operation)]
+    crosses = (producer >= 0) & (order.rank[producer] != order.rank)
+    consumer = np.flatnonzero(crosses)
+    producer = producer[consumer]
+    by_producer = np.argsort(producer, kind="stable")
+    return producer[by_producer], consumer[by_producer]
+
+
+def _sums(order: Order, moments: _Moments) -> _Rows:
+    """For each stage with two holders, one SUM on each, behind the last operation on its gradient."""
+    copies = order.placement.copies
+    twice = np.array([stage for stage, ranks in enumerate(copies) if len(ranks) == 2], np.int64)
+    steps = [step for step in Step if any(_makes_gradient(kind, step) for kind in Kind)]
+    parts = order.placement.split(order.operation)
+    rows = np.flatnonzero(np.isin(parts.step, steps) & np.isin(parts.stage, twice))
+    by_end = rows[np.argsort(moments.end[rows], kind="stable")]
+    last = np.full(len(copies), -1, np.int64)
+    last[parts.stage[by_end]] = by_end
+    twice = twice[last[twice] >= 0]
+    low, high = (np.array([copies[stage][side] for stage in twice], np.int32) for side in (0, 1))
+    key = moments.end[last[twice]] + 2
+    origin = order.origin[last[twice]]
+    ends = [
+        _communication(Kind.SUM, rank, key, twice, peer, origin)
+        for rank, peer in ((low, high), (high, low))
+    ]
+    return _joined(ends)
+
+
+def _makes_gradient(kind: Kind, step: Step) -> bool:
+    """Every step of the backward may add to the gradient of a parameter (B does for norms)."""
+    consumes = {use.value for use in EFFECTS[kind].consumes}
+    return EFFECTS[kind].step is step and bool(consumes & {Value.SAVED, Value.STASH})
+
+
+def _communication(
+    kind: Kind, rank: Array, key: Array, operation: Array, peer: Array, origin: Array
+) -> _Rows:
+    kinds, ties = np.full(len(rank), kind, np.int8), np.zeros(len(rank), bool)
+    return _Rows(rank, key, kinds, operation, peer, ties, origin)
+
+
+def _joined(parts: list[_Rows]) -> _Rows:
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return _Rows(*(np.concatenate(column) for column in columns))
+
+
+def _sorted(order: Order, parts: list[_Rows]) -> Program:
+    """Merge the runs: each of them is sorted or nearly so, which a stable sort makes use of."""
+    rows = _joined(parts)
+    place = rows.rank.astype(np.int64) * (8 * len(order) + 8) + rows.key + 1
+    by_place = np.argsort(place, kind="stable")
+    counts = np.bincount(rows.rank, minlength=order.ranks)
+    return Program(
+        order.placement,
+        np.concatenate([[0], np.cumsum(counts)]),
+        rows.kind[by_place],
+        rows.operation[by_place].astype(np.int32),
+        rows.peer[by_place].astype(np.int32),
+        rows.tie[by_place],
+        rows.origin[by_place],
+        order.origins,
+    )

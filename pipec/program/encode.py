@@ -1,0 +1,248 @@
+"""The sections of a plan file: to JSON and back, every field checked on the way in."""
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.costs import KEYS as COST_KEYS
+from pipec.program.costs import Costs, PerStage
+from pipec.program.effects import COMPUTE, STEP, Kind
+from pipec.program.memory import KEYS as MEMORY_KEYS
+from pipec.program.memory import Memory
+from pipec.program.placement import Flow, Placement
+from pipec.program.program import Origins, Program
+from pipec.program.shape import Misshapen, member, of_type, whole
+from pipec.source import Source, Span
+
+Array = NDArray[Any]
+LARGEST = 2**31 - 1
+COLUMNS = ("kind", "operation", "peer", "tie", "origin")
+
+
+def encode_schedule(
+    name: str, parameters: Mapping[str, int | bool], source: Source | None
+) -> dict[str, Any]:
+    """The text that the plan was made from, and its sizes."""
+    text = {"name": source.name, "text": source.text} if source else None
+    return {"name": name, "parameters": dict(parameters), "source": text}
+
+
+def decode_schedule(section: Any) -> tuple[str, dict[str, Any], Source | None]:
+    """Name, parameters and source. Raises `Misshapen`, as all of these do."""
+    name = member(section, "name", str, "schedule")
+    parameters = member(section, "parameters", dict, "schedule")
+    for key, value in parameters.items():
+        if not isinstance(value, int):
+            raise Misshapen(f"`schedule.parameters.{key}` has the wrong form", "an integer")
+    text = section.get("source")
+    if text is None:
+        return name, parameters, None
+    where = "schedule.source"
+    return (
+        name,
+        parameters,
+        Source(member(text, "name", str, where), member(text, "text", str, where)),
+    )
+
+
+def encode_program(program: Program) -> dict[str, Any]:
+    """Flows, one object of columns per rank, and the spans that origins index."""
+    flows = [
+        {
+            "name": flow.name,
+            "microbatches": flow.microbatches,
+            "ranks": list(flow.ranks),
+            "backward": flow.backward,
+        }
+        for flow in program.placement.flows
+    ]
+    columns = (
+        program.kind,
+        program.operation,
+        program.peer,
+        program.tie.astype(int),
+        program.origin,
+    )
+    streams = [
+        {
+            name: column[program.start[rank] : program.start[rank + 1]].tolist()
+            for name, column in zip(COLUMNS, columns, strict=True)
+        }
+        for rank in range(program.ranks)
+    ]
+    spans = [[span.start, span.end] for span in program.origins.spans]
+    kinds = list(Kind.__members__)
+    return {"flows": flows, "kinds": kinds, "streams": streams, "spans": spans}
+
+
+def decode_program(section: Any, source: Source | None) -> Program:
+    """The program, with every reference in range, so that nothing after it needs to check again."""
+    streams = member(section, "streams", list, "program")
+    if not 1 <= len(streams) <= 2**15:
+        raise Misshapen("a plan has at least one rank", None, str(len(streams)))
+    kinds = list(Kind.__members__)
+    if member(section, "kinds", list, "program") != kinds:
+        raise Misshapen(
+            "`program.kinds` are not the instructions of this version", ", ".join(kinds)
+        )
+    placement = Placement(len(streams), _flows(section, len(streams)))
+    if placement.size > LARGEST:
+        raise Misshapen("the program is too large", f"at most {LARGEST} operations")
+    spans = tuple(_span(pair) for pair in member(section, "spans", list, "program"))
+    columns = [_stream(stream, rank) for rank, stream in enumerate(streams)]
+    lengths = [len(stream[0]) for stream in columns]
+    kind, operation, peer, tie, origin = (
+        np.concatenate(part) for part in zip(*columns, strict=True)
+    )
+    program = Program(
+        placement,
+        np.concatenate([[0], np.cumsum(lengths)]),
+        kind.astype(np.int8),
+        operation.astype(np.int32),
+        peer.astype(np.int32),
+        tie.astype(bool),
+        origin.astype(np.int32),
+        Origins(source, spans),
+    )
+    _check(program, tie)
+    return program
+
+
+def _flows(section: Any, ranks: int) -> tuple[Flow, ...]:
+    flows = []
+    for number, flow in enumerate(member(section, "flows", list, "program")):
+        where = f"program.flows[{number}]"
+        holders = member(flow, "ranks", list, where)
+        placed = tuple(whole(rank, f"{where}.ranks", 0, ranks - 1) for rank in holders)
+        microbatches = whole(flow.get("microbatches"), f"{where}.microbatches", 1, LARGEST)
+        backward = member(flow, "backward", bool, where)
+        flows.append(Flow(member(flow, "name", str, where), microbatches, placed, backward))
+    if not flows or not flows[0].stages or len({flow.stages for flow in flows}) > 1:
+        raise Misshapen("`program.flows` do not travel one model", "flows of equally many stages")
+    return tuple(flows)
+
+
+def _span(pair: Any) -> Span:
+    ends = of_type(pair, list, "program.spans")
+    if len(ends) != 2:
+        raise Misshapen("`program.spans` has the wrong form", "pairs of integers")
+    return Span(*(whole(end, "program.spans", 0, LARGEST) for end in ends))
+
+
+def _stream(stream: Any, rank: int) -> list[Array]:
+    where = f"program.streams[{rank}]"
+    columns = []
+    for name in COLUMNS:
+        values = member(stream, name, list, where)
+        try:
+            column = np.array(values) if values else np.empty(0, np.int64)
+        except ValueError:
+            column = np.empty(0, object)
+        if column.dtype != np.int64 or column.ndim != 1:
+            raise Misshapen(f"`{where}.{name}` has the wrong form", "a list of integers")
+        columns.append(column)
+    if len({len(column) for column in columns}) > 1:
+        raise Misshapen(f"the columns of `{where}` differ in length")
+    return columns
+
+
+def _check(program: Program, tie: Array) -> None:
+    """Every column in range, and ties only where an OVERLAP can be."""
+    kind, wired = program.kind, program.kind >= Kind.SEND
+    stages, size = program.placement.flows[0].stages, program.placement.size
+    _within(program, "kind", kind, 0, len(Kind) - 1)
+    most = np.where(kind == Kind.SUM, stages, size) - 1
+    _within(program, "operation", program.operation, 0, most)
+    _within(
+        program,
+        "peer",
+        program.peer,
+        np.where(wired, 0, -1),
+        np.where(wired, program.ranks - 1, -1),
+    )
+    _within(program, "tie", tie, 0, np.where(wired, 0, 1))
+    _within(program, "origin", program.origin, -1, len(program.origins.spans) - 1)
+    compute = program.compute
+    wrong = program.placement.split(program.operation[compute]).step != STEP[kind[compute]]
+    _first(program, compute[wrong], "an operation of another kind")
+    _first(program, np.flatnonzero(wired & (program.peer == program.rank)), "a message to itself")
+    first, second = program.pairs
+    alone = (np.searchsorted(compute, second) == 0) | (program.rank[first] != program.rank[second])
+    _first(program, second[alone | program.tie[first]], "a tie to nothing")
+    assert COMPUTE[kind[compute]].all()
+
+
+def _within(program: Program, name: str, column: Array, least: Any, most: Any) -> None:
+    bad = np.flatnonzero((column < least) | (column > most))
+    _first(program, bad, f"`{name}` out of range")
+
+
+def _first(program: Program, bad: Array, what: str) -> None:
+    if len(bad):
+        rank, index = program.place(int(bad[0]))
+        raise Misshapen(f"instruction {index} of rank {rank}: {what}")
+
+
+# --- costs and memory -----------------------------------------------------------------------------
+
+
+def encode_costs(costs: Costs) -> dict[str, Any]:
+    """Times as exact fractions."""
+    return {"times": _encode_amounts(costs.times), "serial": costs.serial}
+
+
+def decode_costs(section: Any) -> Costs:
+    """The costs of a plan."""
+    times = _decode_amounts(member(section, "times", dict, "costs"), COST_KEYS, "costs.times")
+    return Costs(times, member(section, "serial", bool, "costs"))
+
+
+def encode_memory(memory: Memory) -> dict[str, Any]:
+    """Amounts and limit as exact fractions."""
+    span = [memory.limit_span.start, memory.limit_span.end] if memory.limit_span else None
+    limit = None if memory.limit is None else str(memory.limit)
+    return {"amounts": _encode_amounts(memory.amounts), "limit": limit, "limit_span": span}
+
+
+def decode_memory(section: Any) -> Memory:
+    """The memory amounts and the limit of a plan."""
+    amounts = member(section, "amounts", dict, "memory")
+    limit, span = section.get("limit"), section.get("limit_span")
+    return Memory(
+        _decode_amounts(amounts, MEMORY_KEYS, "memory.amounts"),
+        None if limit is None else _fraction(limit, "memory.limit"),
+        None if span is None else _span(span),
+    )
+
+
+def _encode_amounts(amounts: Mapping[str, PerStage]) -> dict[str, Any]:
+    return {
+        key: [str(part) for part in amount] if isinstance(amount, tuple) else str(amount)
+        for key, amount in amounts.items()
+    }
+
+
+def _decode_amounts(
+    section: dict[str, Any], known: tuple[str, ...], where: str
+) -> dict[str, PerStage]:
+    amounts: dict[str, PerStage] = {}
+    for key, amount in section.items():
+        if key not in known or amount == []:
+            raise Misshapen(f"`{where}` has an unknown `{key}`", ", ".join(known))
+        several = isinstance(amount, list)
+        parts = tuple(
+            _fraction(part, f"{where}.{key}") for part in (amount if several else [amount])
+        )
+        amounts[key] = parts if several else parts[0]
+    return amounts
+
+
+def _fraction(value: Any, where: str) -> Fraction:
+    text = of_type(value, str, where)
+    if not re.fullmatch(r"-?\d{1,30}(/0*[1-9]\d{0,30})?", text):
+        raise Misshapen(f"`{where}` is not a number", "a fraction such as 3/2", text[:60])
+    return Fraction(text)

@@ -1,0 +1,268 @@
+"""The listing: a program as text, which reads back as the same program.
+
+    ranks 2
+    flow main microbatches 2 ranks 0 1
+
+    rank 0:
+        F     main 0 0
+        SEND  F main 1 0 -> 1
+        ...
+
+Compute is `KIND flow stage microbatch`; `&` before it ties it to the compute before (an OVERLAP). A
+SEND or RECV names the operation that consumes its payload and the rank at the other end; a SUM names
+its stage and the other holder. `#` begins a comment.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.findings import Finding, PipecError, listed, nearest
+from pipec.program.effects import COMPUTE, STEP, TRAVELS, Kind, Step
+from pipec.program.placement import Flow, Placement
+from pipec.program.program import Instruction, Origins, Program, Table
+from pipec.source import Source, Span
+
+Array = NDArray[Any]
+
+_ARROWS = {Kind.SEND: "->", Kind.RECV: "<-", Kind.SUM: "<->"}
+_CARRIED = {Step.FORWARD: "F", Step.BACKWARD: "B"}
+MOST_FINDINGS = 50
+
+
+def listing(table: Table, origins: bool = False) -> str:
+    """A program (or an order) as text; with `origins`, each line says which text made it."""
+    lines = [f"ranks {table.ranks}", *(_flow_line(flow) for flow in table.placement.flows)]
+    source = table.origins.source
+    for rank in range(table.ranks):
+        lines += ["", f"rank {rank}:"]
+        for row in range(int(table.start[rank]), int(table.start[rank + 1])):
+            line = f"    {_aligned(table.instruction(row))}"
+            span = table.origins.span(int(table.origin[row])) if origins and source else None
+            lines.append(f"{line:<40}# {source.where(span)}" if source and span else line)
+    return "\n".join(lines) + "\n"
+
+
+def text(instruction: Instruction) -> str:
+    """One instruction as it reads in a listing, without alignment."""
+    return " ".join(_aligned(instruction).split())
+
+
+def _flow_line(flow: Flow) -> str:
+    ranks = " ".join(map(str, flow.ranks))
+    backward = "" if flow.backward else " backward false"
+    return f"flow {flow.name} microbatches {flow.microbatches} ranks {ranks}{backward}"
+
+
+def _aligned(instruction: Instruction) -> str:
+    kind, flow, stage, microbatch, peer, tied, step = instruction
+    if kind is Kind.SUM:
+        return f"SUM   {stage} <-> {peer}"
+    what = f"{flow} {stage} {microbatch}"
+    if kind in _ARROWS:
+        carried = _CARRIED.get(step, "?") if step is not None else "?"
+        return f"{kind.name}  {carried} {what} {_ARROWS[kind]} {peer}"
+    return f"{'& ' if tied else ''}{kind.name:<{3 if tied else 5}} {what}"
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+_COMPUTE = re.compile(
+    r"(?P<tie>&\s*)?(?P<kind>F|BW|B|W)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
+)
+_MESSAGE = re.compile(
+    r"(?P<kind>SEND|RECV)\s+(?P<step>F|B)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
+    r"\s*(?P<arrow>->|<-)\s*(?P<peer>\d+)"
+)
+_SUM = re.compile(r"(?P<kind>SUM)\s+(?P<stage>\d+)\s*<->\s*(?P<peer>\d+)")
+_FLOW = re.compile(
+    r"flow\s+(?P<name>\w+)\s+microbatches\s+(?P<microbatches>\d+)\s+ranks(?P<ranks>(?:\s+\d+)+)"
+    r"(?P<forward>\s+backward\s+false)?"
+)
+_FORMS = (
+    "`F flow stage microbatch` (or B, W, BW), `SEND F flow stage microbatch -> rank`, "
+    "`RECV F flow stage microbatch <- rank` or `SUM stage <-> rank`"
+)
+
+
+def parse_listing(source: Source) -> Program:
+    """The program that a listing states. Raises `PipecError` with all of its mistakes."""
+    reader = _Reader(source)
+    for number, line in enumerate(source.lines):
+        reader.line(number, line)
+    return reader.program()
+
+
+def is_listing(content: str) -> bool:
+    """Whether a text is a listing rather than a schedule."""
+    return re.match(r"(\s*#[^\n]*\n|\s*\n)*\s*ranks\s+\d", content) is not None
+
+
+class _Reader:
+    """Reads line after line; mistakes are collected."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._findings: list[Finding] = []
+        self._ranks: int | None = None
+        self._flows: list[Flow] = []
+        self._placement: Placement | None = None
+        self._rank: int | None = None
+        self._seen: set[int] = set()
+        self._rows: list[tuple[int, int, int, int, bool, int]] = []
+        self._spans: list[Span] = []
+        self._offset = 0
+
+    def line(self, number: int, line: str) -> None:
+        code = line.split("#", 1)[0].rstrip()
+        begin = self._offset + len(code) - len(code.lstrip())
+        span = Span(begin, self._offset + len(code))
+        self._offset += len(line) + 1
+        code = code.strip()
+        if not code:
+            return
+        if self._ranks is None:
+            self._read_ranks(code, span)
+        elif code.startswith("flow ") and self._placement is None:
+            self._read_flow(code, span)
+        elif head := re.fullmatch(r"rank\s+(\d+)\s*:", code):
+            self._read_rank(int(head[1]), span)
+        elif self._rank is None:
+            self._reject("this line cannot be read", span, "`flow ...` or `rank 0:`", f"`{code}`")
+        else:
+            self._read_instruction(code, span)
+
+    def _reject(
+        self,
+        message: str,
+        span: Span,
+        expected: str,
+        found: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self._findings.append(Finding("listing", message, span, expected, found, hint))
+
+    def _read_ranks(self, code: str, span: Span) -> None:
+        match = re.fullmatch(r"ranks\s+(\d{1,6})", code)
+        if not match or int(match[1]) < 1:
+            self._reject(
+                "a listing begins with its number of ranks", span, "`ranks 4`", f"`{code}`"
+            )
+        self._ranks = max(int(match[1]), 1) if match else 1
+
+    def _read_flow(self, code: str, span: Span) -> None:
+        match = _FLOW.fullmatch(code)
+        if not match:
+            expected = "`flow name microbatches 8 ranks 0 1 2 3`"
+            self._reject("this flow cannot be read", span, expected, f"`{code}`")
+            return
+        ranks = tuple(int(rank) for rank in match["ranks"].split())
+        if max(ranks) >= (self._ranks or 1) or not 1 <= int(match["microbatches"]) < 2**31:
+            expected = f"ranks from 0 to {(self._ranks or 1) - 1} and at least 1 microbatch"
+            self._reject(f"flow `{match['name']}` is impossible", span, expected)
+            return
+        if any(flow.name == match["name"] for flow in self._flows):
+            self._reject(f"flow `{match['name']}` is stated twice", span, "each flow once")
+            return
+        if self._flows and len(ranks) != self._flows[0].stages:
+            expected = f"{self._flows[0].stages} stages, as in flow `{self._flows[0].name}`"
+            self._reject("all flows travel the same model", span, expected, f"{len(ranks)}")
+            return
+        backward = match["forward"] is None
+        self._flows.append(Flow(match["name"], int(match["microbatches"]), ranks, backward))
+
+    def _read_rank(self, rank: int, span: Span) -> None:
+        self._placement = Placement(self._ranks or 1, tuple(self._flows))
+        if rank >= (self._ranks or 1) or rank in self._seen:
+            expected = f"each rank from 0 to {(self._ranks or 1) - 1} once"
+            self._reject("this rank cannot stand here", span, expected, f"rank {rank}")
+        if not self._flows and not self._findings:
+            self._reject("a listing states its flows before its ranks", span, "`flow ...`")
+        self._rank = rank
+        self._seen.add(rank)
+
+    def _read_instruction(self, code: str, span: Span) -> None:
+        match = _COMPUTE.fullmatch(code) or _MESSAGE.fullmatch(code) or _SUM.fullmatch(code)
+        if not match:
+            word = code.lstrip("& ").split()[0]
+            hint = nearest(word, Kind.__members__) if word not in Kind.__members__ else None
+            self._reject("this instruction cannot be read", span, _FORMS, f"`{code}`", hint)
+            return
+        parts = match.groupdict()
+        kind = Kind[parts["kind"]]
+        operation = self._operation(kind, parts, span)
+        peer = int(parts.get("peer") or -1) if parts.get("peer") else -1
+        if peer >= (self._ranks or 1) or (kind in _ARROWS and peer == self._rank):
+            expected = f"another rank, from 0 to {(self._ranks or 1) - 1}"
+            self._reject("no such peer", span, expected, f"rank {peer}")
+        arrow = parts.get("arrow")
+        if arrow and arrow != _ARROWS[kind]:
+            self._reject("the arrow points the wrong way", span, f"`{_ARROWS[kind]}`", f"`{arrow}`")
+        tied = bool(parts.get("tie"))
+        if tied and not self._ties(kind):
+            expected = "an F before a B or BW (or the reverse), neither tied already"
+            self._reject("`&` ties this to nothing", span, expected)
+        self._spans.append(span)
+        self._rows.append((self._rank or 0, kind, operation, peer, tied, len(self._spans) - 1))
+
+    def _operation(self, kind: Kind, parts: dict[str, str], span: Span) -> int:
+        stage = int(parts["stage"])
+        stages = self._flows[0].stages if self._flows else 1
+        if stage >= stages:
+            self._reject("no such stage", span, f"a stage from 0 to {stages - 1}", f"{stage}")
+            return 0
+        if kind is Kind.SUM:
+            return stage
+        names = [flow.name for flow in self._flows]
+        if parts["flow"] not in names:
+            hint = nearest(parts["flow"], names)
+            self._reject("no such flow", span, listed(names), f"`{parts['flow']}`", hint)
+            return 0
+        flow, microbatch = names.index(parts["flow"]), int(parts["mb"])
+        most = self._flows[flow].microbatches
+        if microbatch >= most:
+            self._reject("no such microbatch", span, f"from 0 to {most - 1}", f"{microbatch}")
+            return 0
+        step = (
+            int(STEP[kind])
+            if COMPUTE[kind]
+            else {"F": Step.FORWARD, "B": Step.BACKWARD}[parts["step"]]
+        )
+        assert self._placement
+        return int(self._placement.operation(flow, step, stage, microbatch))
+
+    def _ties(self, kind: Kind) -> bool:
+        """Whether the compute before this line may be the first half of its pair."""
+        for rank, before, _, _, tied, _ in reversed(self._rows):
+            if rank != self._rank:
+                return False
+            if COMPUTE[before]:
+                kinds = {Kind(before), kind}
+                return not tied and kinds in ({Kind.F, Kind.B}, {Kind.F, Kind.BW})
+        return False
+
+    def program(self) -> Program:
+        ranks = self._ranks or 1
+        if not self._findings and len(self._seen) < ranks:
+            missing = min(set(range(ranks)) - self._seen)
+            end = Span(len(self._source.text), len(self._source.text))
+            self._reject(f"rank {missing} is missing", end, f"{ranks} ranks", f"{len(self._seen)}")
+        if self._findings or self._placement is None:
+            raise PipecError(self._findings[:MOST_FINDINGS], self._source)
+        table = np.array(self._rows, np.int64).reshape(-1, 6)
+        rank, kind, operation, peer, tie, origin = table[np.argsort(table[:, 0], kind="stable")].T
+        return Program(
+            self._placement,
+            np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=ranks))]),
+            kind.astype(np.int8),
+            operation.astype(np.int32),
+            peer.astype(np.int32),
+            tie.astype(bool),
+            origin.astype(np.int32),
+            Origins(self._source, tuple(self._spans)),
+        )
+
+
+assert set(TRAVELS) == set(_CARRIED)

@@ -1,0 +1,41 @@
+"""What operations need, as arithmetic on ids: the effects table applied to a placement."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.effects import NEEDS, Need
+from pipec.program.placement import Placement
+
+Array = NDArray[Any]
+
+
+class Inputs(NamedTuple):
+    """The operations `which[i]` (positions in the array asked about) need what `producer[i]` makes."""
+
+    need: Need
+    which: Array
+    producer: Array
+
+
+def inputs(placement: Placement, operations: Array) -> Iterator[Inputs]:
+    """For each kind of need, the operations that have it and who makes it. Flow ends have none."""
+    flow, step, stage, _ = placement.split(operations)
+    stages, microbatches = placement.stages[flow], placement.microbatches[flow]
+    for consumer, needs in NEEDS.items():
+        for need in needs:
+            source = stage + need.stage
+            which = np.flatnonzero((step == consumer) & (source >= 0) & (source < stages))
+            distance = ((need.step - consumer) * stages[which] + need.stage) * microbatches[which]
+            yield Inputs(need, which, operations[which] + distance)
+
+
+def sources(placement: Placement, operations: Array) -> Array:
+    """For each operation the one whose result travels to it from another stage, or -1."""
+    source = np.full(len(operations), -1, np.int64)
+    for need, which, producer in inputs(placement, operations):
+        if need.stage != 0:
+            source[which] = producer
+    return source

@@ -1,0 +1,75 @@
+"""What a timeline amounts to: makespan, and per rank the busy time, the bubbles and the peak."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipec.program.program import Table
+from pipec.simulate.timeline import Timeline
+from pipec.simulate.usage import Usage
+
+Number = int | float
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """One rank, in the author's units. `peak_index` is the instruction at which the peak is held.
+
+    bubble: the makespan less the busy time. span_bubble: the same from the rank's own first operation
+    to the end of its own last one, as the zero-bubble papers count it.
+    """
+
+    busy: Number
+    bubble: Number
+    span_bubble: Number
+    peak_memory: Number
+    peak_index: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole program: the makespan is the end of the last compute on any rank."""
+
+    makespan: Number
+    ranks: tuple[RankReport, ...]
+
+    @property
+    def bubble_rate(self) -> float:
+        """Bubble over makespan on the worst rank."""
+        return max((rank.bubble for rank in self.ranks), default=0) / (self.makespan or 1)
+
+    @property
+    def span_bubble_rate(self) -> float:
+        """Span bubble over makespan on the worst rank."""
+        return max((rank.span_bubble for rank in self.ranks), default=0) / (self.makespan or 1)
+
+    @property
+    def peak_memory(self) -> Number:
+        """The largest peak of any rank."""
+        return max((rank.peak_memory for rank in self.ranks), default=0)
+
+
+def report(table: Table, time: Timeline, memory: Usage) -> Report:
+    """Sum up a timeline that finishes."""
+    units = time.durations.units
+    compute = table.compute
+    makespan = int(time.end[compute].max(initial=0))
+    ticks = time.durations.ticks
+    ranks = []
+    rank_of = table.rank[compute]
+    bounds = np.searchsorted(rank_of, np.arange(table.ranks + 1))
+    for rank in range(table.ranks):
+        rows = compute[bounds[rank] : bounds[rank + 1]]
+        busy = int(ticks[rows].sum())
+        span = int(time.end[rows[-1]] - time.begin[rows[0]]) if len(rows) else 0
+        peak_row = int(memory.peak_row[rank])
+        ranks.append(
+            RankReport(
+                units(busy),
+                units(makespan - busy),
+                units(span - busy),
+                memory.units(memory.peak[rank]),
+                peak_row - int(table.start[rank]) if peak_row >= 0 else -1,
+            )
+        )
+    return Report(units(makespan), tuple(ranks))

@@ -1,0 +1,142 @@
+"""On every rank, what an instruction needs stands before it, and what it sends was made."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.findings import Finding
+from pipec.program.effects import COMPUTE, Kind
+from pipec.program.needs import inputs, sources
+from pipec.program.program import Program
+from pipec.verify.place import places
+
+Array = NDArray[Any]
+MOST = 10
+
+
+def dataflow(program: Program) -> list[Finding]:
+    """Findings `too-early`, `not-received`, `not-made`, `not-needed`, `overlap`."""
+    return [
+        *_inputs(program),
+        *_payloads(program),
+        *_receipts(program),
+        *_pairs(program),
+    ]
+
+
+def _inputs(program: Program) -> list[Finding]:
+    """Compute comes after what it needs: made on its rank, or received there."""
+    made = _first_rows(program, COMPUTE[program.kind])
+    received = _first_rows(program, program.kind == Kind.RECV)
+    rows = program.compute
+    findings = []
+    for need, which, producer in inputs(program.placement, program.operation[rows]):
+        here = rows[which]
+        local = program.placement.home[producer] == program.rank[here]
+        ready = np.where(local, made[producer], received[program.operation[here]])
+        good = (ready >= 0) & (program.rank[ready] == program.rank[here]) & (ready < here)
+        for at in np.flatnonzero(~good)[:MOST].tolist():
+            value = need.value.value
+            findings.append(
+                _unready(program, int(here[at]), int(ready[at]), bool(local[at]), value)
+            )
+    return findings
+
+
+def _unready(program: Program, row: int, late: int, local: bool, value: str) -> Finding:
+    where = places(program, row)
+    what, rank = where[0].instruction, where[0].rank
+    if late >= 0 and program.rank[late] == rank:
+        where += places(program, late)
+        message = f"rank {rank} runs `{what}` before `{where[1].instruction}`, which it needs"
+        expected = f"index below {where[0].index}"
+        found = f"index {where[1].index}"
+        return Finding("too-early", message, where[0].span, expected, found, None, where)
+    if local:
+        message = f"rank {rank} runs `{what}`, but nothing there makes its {value}"
+        return Finding("too-early", message, where[0].span, None, None, None, where)
+    message = f"rank {rank} runs `{what}`, but its {value} is never received there"
+    return Finding("not-received", message, where[0].span, "a RECV before it", "none", None, where)
+
+
+def _payloads(program: Program) -> list[Finding]:
+    """A SEND comes after the compute that makes its payload, on the same rank."""
+    rows = np.flatnonzero(program.kind == Kind.SEND)
+    producer = sources(program.placement, program.operation[rows])
+    made = _first_rows(program, COMPUTE[program.kind])
+    source = np.where(producer >= 0, made[producer], -1)
+    good = (source >= 0) & (source < rows) & (program.rank[source] == program.rank[rows])
+    findings = []
+    for row, at in zip(rows[~good][:MOST].tolist(), source[~good].tolist(), strict=False):
+        where = places(program, row)
+        if at >= 0 and program.rank[at] == where[0].rank:
+            where += places(program, at)
+        message = f"rank {where[0].rank} sends `{where[0].instruction}` before it was made there"
+        expected = "the SEND behind its producer"
+        findings.append(Finding("not-made", message, where[0].span, expected, None, None, where))
+    return findings
+
+
+def _receipts(program: Program) -> list[Finding]:
+    """A RECV brings what its rank needs, once."""
+    rows = np.flatnonzero(program.kind == Kind.RECV)
+    home = program.placement.home[program.operation[rows]]
+    counts = np.bincount(program.operation[rows], minlength=program.placement.size)
+    stray = rows[
+        (home != program.rank[rows]) | (sources(program.placement, program.operation[rows]) < 0)
+    ]
+    findings = []
+    for row in stray[:MOST].tolist():
+        where = places(program, row)
+        message = f"rank {where[0].rank} receives `{where[0].instruction}`, which it does not need"
+        findings.append(
+            Finding(
+                "not-needed",
+                message,
+                where[0].span,
+                "a RECV where the stage is held",
+                None,
+                None,
+                where,
+            )
+        )
+    for operation in np.flatnonzero(counts > 1)[:MOST].tolist():
+        where = places(program, *rows[program.operation[rows] == operation].tolist())
+        message = f"`{where[0].instruction}` is received {len(where)} times"
+        findings.append(
+            Finding("not-needed", message, where[-1].span, "once", str(len(where)), None, where)
+        )
+    return findings
+
+
+def _pairs(program: Program) -> list[Finding]:
+    """An OVERLAP is one F and one B or BW, of which neither needs the other."""
+    first, second = program.pairs
+    forward = {(Kind.F, Kind.B), (Kind.F, Kind.BW), (Kind.B, Kind.F), (Kind.BW, Kind.F)}
+    findings = []
+    steps = program.placement.split(program.operation)
+    same = (
+        (steps.flow[first] == steps.flow[second])
+        & (steps.stage[first] == steps.stage[second])
+        & (steps.microbatch[first] == steps.microbatch[second])
+    )
+    for at, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+        kinds = (Kind(int(program.kind[one])), Kind(int(program.kind[other])))
+        if kinds in forward and not same[at] and program.rank[one] == program.rank[other]:
+            continue
+        where = places(program, one, other)
+        message = f"`{where[0].instruction}` and `{where[1].instruction}` cannot overlap"
+        expected = "one F and one B or BW of different microbatches"
+        findings.append(Finding("overlap", message, where[1].span, expected, None, None, where))
+        if len(findings) == MOST:
+            break
+    return findings
+
+
+def _first_rows(program: Program, mask: Array) -> Array:
+    """For each operation id the first row of the masked kinds that carries it, or -1."""
+    rows = np.flatnonzero(mask)[::-1]
+    table = np.full(program.placement.size, -1, np.int64)
+    table[program.operation[rows]] = rows
+    return table

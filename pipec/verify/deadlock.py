@@ -1,0 +1,163 @@
+"""Deadlock: a cycle in the event graph, told as a story of who waits for whom."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.findings import Finding, Place
+from pipec.program.effects import COMPUTE, Kind
+from pipec.program.graph import Channels, Graph, event_graph
+from pipec.program.links import Links
+from pipec.program.program import Program
+from pipec.program.sweep import NEVER, sweep
+from pipec.verify.place import place
+
+Array = NDArray[Any]
+
+LARGEST_SEARCH = 20_000
+"""Stuck events among which the shortest cycle is searched; beyond, any short one is shown."""
+
+
+def stuck_events(graph: Graph) -> Array:
+    """The events of a graph that can never happen."""
+    ends = sweep(graph.waits, np.ones(len(graph), np.int64), graph.lane)
+    return np.flatnonzero(ends >= NEVER)
+
+
+def deadlock(program: Program, links: Links, channels: Channels) -> list[Finding]:
+    """Finding `deadlock` with the shortest cycle under these channels, or nothing."""
+    graph = event_graph(program, links, channels)
+    stuck = stuck_events(graph)
+    if not len(stuck):
+        return []
+    cycle = shortest_cycle(graph, stuck)
+    return [_story(graph, links, channels, cycle)]
+
+
+def credits_needed(program: Program, links: Links, topology: Any) -> int | None:
+    """The smallest number of credits per directed pair with which a topology is safe, or None.
+
+    More credits never hurt, so the number is found by bisection. Under `directed` and `tagged`
+    credits change nothing: there the answer is 0 or None.
+    """
+    if not len(stuck_events(event_graph(program, links, Channels(topology)))):
+        return 0
+    if topology in ("directed", "tagged"):
+        return None
+    _, messages = np.unique(links.messages.channel, return_counts=True)
+    least, most = 0, int(messages.max(initial=1))
+    if len(stuck_events(event_graph(program, links, Channels(topology, most)))):
+        return None
+    while most - least > 1:
+        middle = (least + most) // 2
+        stuck = stuck_events(event_graph(program, links, Channels(topology, middle)))
+        least, most = (middle, most) if len(stuck) else (least, middle)
+    return most
+
+
+def shortest_cycle(graph: Graph, stuck: Array) -> list[int]:
+    """Events of which each waits for the next, and the last for the first."""
+    core = _core(graph, stuck)
+    edges = _edges(graph, core)
+    if len(core) > LARGEST_SEARCH:
+        return [event for event, _ in nx.find_cycle(nx.DiGraph(edges))]
+    return min(_cycles(nx.DiGraph(edges)), key=len)
+
+
+def _core(graph: Graph, stuck: Array) -> Array:
+    """The stuck events without those that merely wait behind a cycle."""
+    inside = np.zeros(len(graph) + 1, bool)
+    inside[stuck] = True
+    while True:
+        waiting = np.flatnonzero(inside[:-1])
+        awaited = np.zeros(len(graph) + 1, bool)
+        awaited[graph.waits[:, waiting].ravel()] = True
+        keep = inside & awaited
+        if keep.sum() == inside.sum():
+            return waiting
+        inside = keep
+
+
+def _edges(graph: Graph, core: Array) -> list[tuple[int, int]]:
+    inside = np.zeros(len(graph) + 1, bool)
+    inside[core] = True
+    edges = []
+    for row in graph.waits:
+        target = row[core]
+        chosen = inside[target]
+        edges += list(zip(core[chosen].tolist(), target[chosen].tolist(), strict=True))
+    return edges
+
+
+def _cycles(graph: "nx.DiGraph[int]") -> Iterable[list[int]]:
+    """A shortest cycle through each event of the smallest knots, as far as a search is cheap."""
+    knots = [knot for knot in nx.strongly_connected_components(graph) if len(knot) > 1]
+    loops = [[node] for node in nx.nodes_with_selfloops(graph)]
+    yield from loops
+    for knot in sorted(knots, key=len)[:5]:
+        part = graph.subgraph(knot)
+        for start in sorted(knot)[:500]:
+            back = min(
+                (nx.shortest_path(part, after, start) for after in part.successors(start)), key=len
+            )
+            yield [start, *back[:-1]]
+
+
+# --- the story ------------------------------------------------------------------------------------
+
+
+def _story(graph: Graph, links: Links, channels: Channels, cycle: list[int]) -> Finding:
+    program = graph.table
+    assert isinstance(program, Program)
+    sender = dict(zip(links.messages.second.tolist(), links.messages.first.tolist(), strict=True))
+    rows = [int(graph.row[event]) for event in cycle]
+    notes = [
+        _wait(program, sender, row, after)
+        for row, after in zip(rows, [*rows[1:], rows[0]], strict=True)
+    ]
+    shown: dict[int, Place] = {}
+    for row in rows:
+        for end in (sender.get(row), row):
+            if end is not None:
+                shown.setdefault(end, place(program, end))
+    ranks = sorted({where.rank for where in shown.values()})
+    credits = f" with {channels.credits} credits" if channels.topology in ("rank", "pair") else ""
+    message = (
+        f"deadlock under channels `{channels.topology}`{credits}: "
+        f"ranks {', '.join(map(str, ranks))} wait for each other"
+        if len(ranks) > 1
+        else f"deadlock under channels `{channels.topology}`{credits}: rank {ranks[0]} waits for itself"
+    )
+    first = next((where.span for where in shown.values() if where.span), None)
+    return Finding(
+        "deadlock", message, first, None, None, None, tuple(shown.values()), tuple(notes)
+    )
+
+
+def _wait(program: Program, sender: dict[int, int], row: int, after: int) -> str:
+    """One edge of the cycle in words: what waits, for what, and why."""
+    here, there = place(program, row), place(program, after)
+    late = f"`{there.instruction}` of rank {there.rank}"
+    if COMPUTE[program.kind[row]]:
+        why = "needs what is brought by" if not COMPUTE[program.kind[after]] else "comes after"
+        return f"rank {here.rank}: `{here.instruction}` {why} {late}"
+    message = _message(program, sender, row)
+    if COMPUTE[program.kind[after]]:
+        return f"{message} is posted on rank {there.rank} only after `{there.instruction}`"
+    return f"{message} stands in a queue behind {_message(program, sender, after)}"
+
+
+def _message(program: Program, sender: dict[int, int], row: int) -> str:
+    """A completed message as people say it: from whom, to whom, what."""
+    here = place(program, row)
+    if program.kind[row] == Kind.SUM:
+        return f"the gradient sum `{here.instruction}` of rank {here.rank}"
+    if row not in sender:
+        return f"`{here.instruction}` of rank {here.rank}"
+    sent = place(program, sender[row])
+    if sent.instruction.split()[1:5] == here.instruction.split()[1:5]:
+        return f"the message `{sent.instruction}` from rank {sent.rank}"
+    return f"`{sent.instruction}` of rank {sent.rank}, met by `{here.instruction}` of rank {here.rank},"

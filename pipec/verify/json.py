@@ -1,0 +1,63 @@
+"""The certificate as JSON: the stable form that `pipec verify --format json` prints."""
+
+from typing import Any
+
+from pipec.findings import Finding, Place
+from pipec.source import Source, Span
+from pipec.verify.certificate import Certificate
+
+
+def certificate_json(certificate: Certificate, source: Source | None) -> dict[str, Any]:
+    """Everything that the certificate states; docs/certificate.md describes the fields."""
+    report = certificate.report
+    return {
+        "ok": certificate.ok,
+        "findings": [finding_json(finding, source) for finding in certificate.findings],
+        "channels": {
+            topology: {"safe": safety.safe, "credits_needed": safety.credits_needed}
+            for topology, safety in certificate.safety.items()
+        },
+        "verified_under": {
+            "topology": certificate.channels.topology,
+            "credits": certificate.channels.credits,
+        },
+        "costs": certificate.costs,
+        "makespan": report.makespan if report else None,
+        "ranks": [
+            {
+                "busy": rank.busy,
+                "bubble": rank.bubble,
+                "span_bubble": rank.span_bubble,
+                "peak_memory": rank.peak_memory,
+                "peak_index": rank.peak_index,
+            }
+            for rank in (report.ranks if report else ())
+        ],
+    }
+
+
+def finding_json(finding: Finding, source: Source | None) -> dict[str, Any]:
+    """One finding; `source` of a place is `file:line:column`, or null where no text made it."""
+    return {
+        "code": finding.code,
+        "message": finding.message,
+        "source": _where(finding.span, source),
+        "expected": finding.expected,
+        "found": finding.found,
+        "hint": finding.hint,
+        "places": [_place(place, source) for place in finding.places],
+        "notes": list(finding.notes),
+    }
+
+
+def _place(place: Place, source: Source | None) -> dict[str, Any]:
+    return {
+        "rank": place.rank,
+        "index": place.index,
+        "instruction": place.instruction,
+        "source": _where(place.span, source),
+    }
+
+
+def _where(span: Span | None, source: Source | None) -> str | None:
+    return source.where(span) if span and source else None

@@ -1,0 +1,75 @@
+"""A timeline in the terminal: one line per rank, time from left to right."""
+
+from rich.text import Text
+
+from pipec.simulate.timeline import Timeline
+from pipec.view.blocks import Block, blocks
+from pipec.view.colours import COLOURS, WORDS, colour
+
+_SMALLEST = 20
+
+
+def timeline_text(time: Timeline, width: int) -> Text:
+    """The whole timeline in `width` columns. Colours tell the kinds apart; so do letters without them."""
+    ranks = blocks(time)
+    label = len(f"rank {len(ranks) - 1} ")
+    last = max((block.end for rank in ranks for block in rank), default=1)
+    space = max(width - label, _SMALLEST)
+    columns = min(space, max(_SMALLEST, 4 * _steps(ranks, last)))
+    text = Text()
+    for number, rank in enumerate(ranks):
+        text.append(f"rank {number}".ljust(label), "bold")
+        text.append(_line(rank, last, columns)).append("\n")
+    return text.append(" " * label).append(_axis(time, last, columns), "dim")
+
+
+def legend_text() -> Text:
+    """What the colours mean."""
+    text = Text()
+    for kind, (first, _) in COLOURS.items():
+        text.append(f" {kind.name} ", f"black on {first}").append(f" {WORDS[kind][2:].strip()}   ")
+    return text.append(" lighter: second flow", "dim")
+
+
+def _steps(ranks: list[list[Block]], last: int) -> int:
+    """How many of the shortest blocks fit in the whole time."""
+    shortest = min((b.end - b.begin for rank in ranks for b in rank if b.end > b.begin), default=1)
+    return max(1, last // shortest)
+
+
+def _line(rank: list[Block], last: int, columns: int) -> Text:
+    text = Text()
+    place = 0
+    for block in rank:
+        begin, end = block.begin * columns // last, block.end * columns // last
+        if begin > place:
+            text.append("·" * (begin - place), "dim")
+        for part, (left, right) in zip(
+            block.parts, _split(begin, end, len(block.parts)), strict=True
+        ):
+            kind, flow, _, microbatch = part
+            text.append(
+                _cell(kind.name, microbatch, right - left), f"black on {colour(kind, flow)}"
+            )
+        place = max(place, end)
+    return text.append("·" * (columns - place), "dim")
+
+
+def _split(begin: int, end: int, parts: int) -> list[tuple[int, int]]:
+    """The columns of each part of a block; an OVERLAP is drawn as two halves."""
+    edges = [begin + (end - begin) * part // parts for part in range(parts + 1)]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def _cell(kind: str, microbatch: int, width: int) -> str:
+    """As much of `F12` as fits: the kind first, then the microbatch."""
+    for label in (f"{kind}{microbatch}", kind, kind[:1]):
+        if len(label) <= width:
+            return label.ljust(width)
+    return ""
+
+
+def _axis(time: Timeline, last: int, columns: int) -> str:
+    """The time at the left and right end."""
+    end = f"{float(time.durations.units(last)):g}"
+    return "0" + end.rjust(columns - 1)
