@@ -4,8 +4,9 @@ Costs are rationals and are counted in whole ticks of one common size, so that a
 79.35000000000001.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import lcm
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.findings import Finding, PipecError, listed, nearest
 from pipec.program.effects import EFFECTS, Kind
 from pipec.program.program import Table
 
@@ -39,6 +41,16 @@ class Costs:
     times: Mapping[str, PerStage] = field(default_factory=dict)
     serial: bool = False
 
+    @classmethod
+    def of(cls, times: Mapping[str, Any]) -> "Costs":
+        """Costs from numbers (or texts such as `"1.2"`, or a list with one number per stage).
+
+        Raises `PipecError` for an unknown key or a value that is not a number of 0 or more.
+        """
+        serial = times.get(PAIR) == SERIAL
+        stated = {key: value for key, value in times.items() if not (serial and key == PAIR)}
+        return cls({_key(key): _times(key, value) for key, value in stated.items()}, serial)
+
     def override(self, other: "Costs") -> "Costs":
         """These costs, with everything that `other` states taking its place."""
         pair = Costs({key: time for key, time in self.times.items() if key != PAIR})
@@ -62,6 +74,31 @@ class Costs:
         ]
         parts += [f"{PAIR}={SERIAL}"] if self.serial else []
         return ", ".join([*parts, f"send={_text(self.times.get('send', Fraction(0)))}"])
+
+
+def _key(key: str) -> str:
+    plain = PAIR if key.replace(" ", "") in (PAIR, "F&BW") else key
+    if plain not in KEYS:
+        finding = Finding("usage", f"there is no cost `{key}`", None, listed(KEYS), f"`{key}`")
+        raise PipecError([replace(finding, hint=nearest(key, KEYS))])
+    return plain
+
+
+def _times(key: str, value: Any) -> PerStage:
+    if isinstance(value, list | tuple) and value:
+        return tuple(_time(key, part) for part in value)
+    return _time(key, value)
+
+
+def _time(key: str, value: Any) -> Fraction:
+    text = str(value)
+    if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?(/[1-9]\d{0,11})?", text):
+        expected = "a number of 0 or more, such as 1 or 0.25"
+        expected += f", or `{SERIAL}`" if key == PAIR else ""
+        raise PipecError(
+            [Finding("usage", f"the cost of `{key}` is not a number", None, expected, text)]
+        )
+    return Fraction(text)
 
 
 _DEFAULT = {key: Fraction(int(key in ("F", "B", "W"))) for key in KEYS}

@@ -1,0 +1,56 @@
+"""The stable JSON of `pipec list`, `pipec show` and `pipec compare` (docs/cli.md)."""
+
+from typing import Any
+
+from pipec.library import Entry
+from pipec.program.placement import Placement
+from pipec.program.program import Table
+from pipec.simulate.timeline import Timeline
+from pipec.view.blocks import blocks
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One line of `pipec list`."""
+    return {
+        "name": entry.name,
+        "parameters": list(entry.parameters),
+        "summary": entry.summary,
+        "constraints": list(entry.constraints),
+    }
+
+
+def order_json(table: Table) -> dict[str, list[dict[str, Any]]]:
+    """Per rank the compute operations in order; an OVERLAP has its parts."""
+    orders: dict[str, list[dict[str, Any]]] = {}
+    rows = table.compute
+    for rank in range(table.ranks):
+        orders[str(rank)] = order = []
+        for row in rows[table.rank[rows] == rank].tolist():
+            kind, flow, stage, microbatch, _, tied, _ = table.instruction(row)
+            operation = {"op": kind.name, "flow": flow, "stage": stage, "mb": microbatch}
+            if tied:
+                operation = {"op": "OVERLAP", "parts": [order.pop(), operation]}
+            order.append(operation)
+    return orders
+
+
+def timeline_json(time: Timeline) -> dict[str, Any]:
+    """When every operation runs, in the author's units."""
+    units, placement = time.durations.units, time.graph.table.placement
+    ranks = [
+        [
+            {
+                "begin": units(block.begin),
+                "end": units(block.end),
+                "parts": [_part(part, placement) for part in block.parts],
+            }
+            for block in rank
+        ]
+        for rank in blocks(time)
+    ]
+    return {"ranks": ranks}
+
+
+def _part(part: tuple[Any, int, int, int], placement: Placement) -> dict[str, Any]:
+    kind, flow, stage, microbatch = part
+    return {"op": kind.name, "flow": placement.flows[flow].name, "stage": stage, "mb": microbatch}
