@@ -1,0 +1,185 @@
+"""What it costs to run a stage's backward as B and W instead of at once.
+
+    python bench/split_backward.py [--rounds 15] [--widths 64 512]
+
+Three ways over the same module and microbatches, one after the other in every round: plain autograd
+(one forward, one backward), this project's Split, and torch's own split
+(torch.distributed.pipelining._backward). Printed: time over plain autograd of the same round, for
+B + W and for F + B + W, as minimum, median and maximum over the rounds. Before anything is timed,
+all gradients of the three ways are compared. One thread, float32, the tokens of a microbatch 4 x 64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from pipec.runtime.split import Split
+from pipec.runtime.split.internals import engine_backward
+from torch import Tensor, nn
+from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
+from torch.nn import functional
+
+BATCH, TOKENS, MICROBATCHES, HEADS = 4, 64, 4, 4
+Times = tuple[float, float]  # seconds in F, seconds in B + W
+Way = Callable[[list[Tensor], list[Tensor]], Times]
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer: attention with one q/k/v projection, and a fourfold MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(self.before_attention(x)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(functional.gelu(self.up(self.before_mlp(x))))
+
+
+def mlp(width: int) -> nn.Module:
+    """Eight linear layers, each with a ReLU behind it."""
+    return nn.Sequential(*(part for _ in range(8) for part in (nn.Linear(width, width), nn.ReLU())))
+
+
+def transformer(width: int) -> nn.Module:
+    """Four layers."""
+    return nn.Sequential(*(Layer(width) for _ in range(4)))
+
+
+def plain(module: nn.Module) -> Way:
+    def run(inputs: list[Tensor], seeds: list[Tensor]) -> Times:
+        forward = backward = 0.0
+        for x, seed in zip(inputs, seeds, strict=True):
+            start = time.perf_counter()
+            y = module(x)
+            middle = time.perf_counter()
+            engine_backward([y], [seed])
+            end = time.perf_counter()
+            forward, backward = forward + middle - start, backward + end - middle
+        return forward, backward
+
+    return run
+
+
+def ours(module: nn.Module) -> Way:
+    split = Split(module)
+    record = split.record()
+
+    def run(inputs: list[Tensor], seeds: list[Tensor]) -> Times:
+        forward = backward = 0.0
+        for x, seed in zip(inputs, seeds, strict=True):
+            start = time.perf_counter()
+            y = split.forward(record, module, x)
+            middle = time.perf_counter()
+            split.backward(record, [y], [seed])
+            split.weights(record)
+            end = time.perf_counter()
+            forward, backward = forward + middle - start, backward + end - middle
+        return forward, backward
+
+    return run
+
+
+def torchs(module: nn.Module) -> Way:
+    def run(inputs: list[Tensor], seeds: list[Tensor]) -> Times:
+        forward = backward = 0.0
+        for x, seed in zip(inputs, seeds, strict=True):
+            start = time.perf_counter()
+            y = module(x)
+            middle = time.perf_counter()
+            _, groups = stage_backward_input([y], [seed], [x], module.parameters())
+            stage_backward_weight(module.parameters(), groups)
+            end = time.perf_counter()
+            forward, backward = forward + middle - start, backward + end - middle
+        return forward, backward
+
+    return run
+
+
+def gradients(
+    way: Way, module: nn.Module, inputs: list[Tensor], seeds: list[Tensor]
+) -> list[Tensor]:
+    """Every gradient that one step leaves behind: of the parameters, then of the inputs."""
+    leaves = [*module.parameters(), *inputs]
+    for leaf in leaves:
+        leaf.grad = None
+    way(inputs, seeds)
+    found = [leaf.grad for leaf in leaves]
+    assert all(grad is not None for grad in found)
+    return [grad.clone() for grad in found if grad is not None]
+
+
+def farthest(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest relative error over all gradients."""
+    pairs = zip(found, expected, strict=True)
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+
+
+def measure(build: Callable[[int], nn.Module], width: int, rounds: int) -> None:
+    torch.manual_seed(0)
+    module = build(width)
+    shape = (BATCH, TOKENS, width)
+    inputs = [torch.randn(shape).requires_grad_() for _ in range(MICROBATCHES)]
+    seeds = [torch.randn(shape) for _ in range(MICROBATCHES)]
+    ways = {"plain": plain(module), "pipec": ours(module), "torch": torchs(module)}
+    expected = gradients(ways["plain"], module, inputs, seeds)
+    for name, way in ways.items():
+        error = farthest(gradients(way, module, inputs, seeds), expected)
+        assert error < 1e-5, f"{name} computes other gradients: relative error {error}"
+    repeats = max(1, round(0.15 / sum(ways["plain"](inputs, seeds))))
+    taken: dict[str, list[Times]] = {name: [] for name in ways}
+    names = list(ways)
+    for turn in range(rounds):
+        for name in names[turn % 3 :] + names[: turn % 3]:
+            forward = backward = 0.0
+            for _ in range(repeats):
+                module.zero_grad()
+                for x in inputs:
+                    x.grad = None
+                times = ways[name](inputs, seeds)
+                forward, backward = forward + times[0], backward + times[1]
+            taken[name].append((forward, backward))
+    count = repeats * MICROBATCHES
+    base = taken["plain"]
+    us = statistics.median(sum(times) for times in base) / count * 1e6
+    print(f"{build.__name__}, width {width}: plain F+B {us:.0f} us a microbatch")
+    for name in ("pipec", "torch"):
+        pairs = list(zip(taken[name], base, strict=True))
+        split = [mine[1] / whole[1] for mine, whole in pairs]
+        total = [sum(mine) / sum(whole) for mine, whole in pairs]
+        print(f"  {name}   (B+W)/B {spread(split)}   (F+B+W)/(F+B) {spread(total)}")
+
+
+def spread(values: list[float]) -> str:
+    return f"{min(values):.3f} {statistics.median(values):.3f} {max(values):.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 512])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    print(f"torch {torch.__version__}, 1 thread, load {load:.1f}, {arguments.rounds} rounds of")
+    print(f"{MICROBATCHES} microbatches of {BATCH} x {TOKENS} tokens; ratios: min median max")
+    gc.collect()
+    gc.disable()
+    for width in arguments.widths:
+        for build in (mlp, transformer):
+            measure(build, width, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

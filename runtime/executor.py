@@ -1,0 +1,228 @@
+"""A rank's stream -> a list of prepared callables: everything that can be decided is decided here."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed import Store
+
+from pipec.program.effects import COMPUTE, Kind, Step
+from pipec.program.graph import Topology
+from pipec.program.plan import Plan
+from pipec.program.program import Program
+from pipec.runtime.boundary import Boundary
+from pipec.runtime.held import Ends, Held, Run
+from pipec.runtime.messages import Incoming, Line, Outgoing
+from pipec.runtime.retire import retirements
+from pipec.runtime.specs import Specs
+from pipec.runtime.split import Split
+from pipec.runtime.wires import Wire
+
+WAIT = 1
+"""Added to twice a row's index while the row waits for its message."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the streams of one pipeline have in common."""
+
+    plan: Plan
+    rank: int
+    device: torch.device
+    stages: Mapping[int, nn.Module]
+    splits: Mapping[int, Split]
+    wire: Wire
+    topology: Topology
+    ahead: int
+    """How many receives are posted ahead of their place; only where messages have tags."""
+    store: Store
+    key: str
+    declared: Mapping[int, Specs]
+    sums: Callable[[int], None]
+
+
+class Stream:
+    """The prepared instructions of one rank, for training or for forward only."""
+
+    def __init__(self, context: Context, program: Program, ends: Ends, trains: bool):
+        self.program = program
+        self.ends = ends
+        self.steps: list[tuple[int, Run]] = []
+        self._context = context
+        self._key = f"{context.key}/{'train' if trains else 'eval'}"
+        self._trains = trains
+        self._row_of = np.full(program.placement.size + 1, -1, np.int64)
+        self._row_of[program.operation[program.compute]] = program.compute
+        self._lines: dict[Any, Line] = defaultdict(Line)
+        self._boundaries: dict[tuple[int, int], Boundary] = {}
+        self._held: dict[tuple[int, int], Held] = {}
+        self._incoming: dict[int, Incoming] = {}
+        self.outgoing: list[Outgoing] = []
+        self._first = np.cumsum([0, *(flow.microbatches for flow in program.placement.flows)])
+        begin, end = program.start[context.rank], program.start[context.rank + 1]
+        self._rows = range(int(begin), int(end))
+        self._build()
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The microbatches of the whole batch whose last stage is on this rank."""
+        flows = self.program.placement.flows
+        return [
+            number
+            for index, flow in enumerate(flows)
+            if flow.ranks[-1] == self._context.rank
+            for number in range(int(self._first[index]), int(self._first[index + 1]))
+        ]
+
+    def clear(self) -> None:
+        """Let go of everything that a failed step left behind."""
+        for held in self._held.values():
+            held.clear()
+
+    # --- parts --------------------------------------------------------------------------------------
+
+    def boundary(self, flow: int, stage: int) -> Boundary:
+        """The boundary in front of a stage."""
+        known = self._boundaries.get((flow, stage))
+        if known is None:
+            context, ranks = self._context, self.program.placement.flows[flow].ranks
+            store = context.store if ranks[stage - 1] != ranks[stage] else None
+            key = f"{self._key}/{flow}/{stage}"
+            specs = context.declared.get(stage)
+            known = Boundary(stage, key, store, context.device, specs)
+            self._boundaries[flow, stage] = known
+        return known
+
+    def held(self, flow: int, stage: int) -> Held:
+        """A stage of a flow on this rank."""
+        known = self._held.get((flow, stage))
+        if known is None:
+            context, placed = self._context, self.program.placement.flows[flow]
+            after = self.boundary(flow, stage + 1) if stage + 1 < placed.stages else None
+            split = context.splits.get(stage)
+            module, count = context.stages[stage], placed.microbatches
+            known = Held(stage, module, split, count, after, self._trains)
+            self._held[flow, stage] = known
+        return known
+
+    def _line(self, peer: int, row: int) -> Line:
+        """The queue that a message goes through; without queues each message has its own."""
+        match self._context.topology:
+            case "rank":
+                return self._lines[()]
+            case "pair":
+                return self._lines[peer]
+            case "directed":
+                return self._lines[peer, int(self.program.kind[row])]
+        return self._lines[row, "own"]
+
+    # --- rows ---------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._mark_splits()
+        receives = [row for row in self._rows if self.program.kind[row] == Kind.RECV]
+        incoming = {row: self._receive(row) for row in receives}
+        ahead = self._context.ahead
+        posts = dict(zip(receives, receives[ahead:], strict=False))
+        for row in receives[:ahead]:
+            self._add(self._rows.start, incoming[row].post)
+        through: dict[int, list[Run]] = defaultdict(list)
+        last_uses = retirements(self.program, self._context.rank)
+        for row in self._rows:
+            for retire in through.pop(row, ()):
+                self._add(row, retire)
+            match Kind(int(self.program.kind[row])):
+                case Kind.RECV:
+                    if row in posts:
+                        self._add(row, incoming[posts[row]].post)
+                case Kind.SEND:
+                    outgoing = self._send(row)
+                    self._add(row, outgoing.post)
+                    if row in last_uses and self._context.wire.retires:
+                        through[last_uses[row]].append(outgoing.retire)
+                case Kind.SUM:
+                    self._add(row, partial(self._context.sums, int(self.program.operation[row])))
+                case _:
+                    arrival = self._incoming.get(int(self.program.operation[row]))
+                    if arrival is not None:
+                        self._add(row, arrival.wait, WAIT)
+                    self._add(row, self._compute(row))
+
+    def _add(self, row: int, run: Run, waiting: int = 0) -> None:
+        self.steps.append((2 * (row - self._rows.start) + waiting, run))
+
+    def _mark_splits(self) -> None:
+        """A microbatch with B and W apart is recorded in F; one with BW is run plainly."""
+        for row in self._rows:
+            if self.program.kind[row] == Kind.B:
+                flow, _, stage, number = self._split(int(self.program.operation[row]))
+                held = self.held(flow, stage)
+                assert held.split is not None
+                held.records[number] = held.split.record()
+
+    def _split(self, operation: int) -> tuple[int, int, int, int]:
+        flow, step, stage, number = self.program.placement.split(operation)
+        return int(flow), int(step), int(stage), int(number)
+
+    def _receive(self, row: int) -> Incoming:
+        operation, peer = int(self.program.operation[row]), int(self.program.peer[row])
+        flow, step, stage, _ = self._split(operation)
+        gradient = step == Step.BACKWARD
+        boundary = self.boundary(flow, stage + 1 if gradient else stage)
+        line = self._line(peer, row)
+        incoming = Incoming(self._context.wire, line, boundary, gradient, peer, operation)
+        self._incoming[operation] = incoming
+        return incoming
+
+    def _send(self, row: int) -> Outgoing:
+        operation, peer = int(self.program.operation[row]), int(self.program.peer[row])
+        flow, step, stage, number = self._split(operation)
+        if step == Step.BACKWARD:
+            payload = partial(self.held(flow, stage + 1).gradients, number)
+        else:
+            payload = partial(self.held(flow, stage - 1).sent, number)
+        outgoing = Outgoing(self._context.wire, self._line(peer, row), payload, peer, operation)
+        self.outgoing.append(outgoing)
+        return outgoing
+
+    def _compute(self, row: int) -> Run:
+        operation, kind = int(self.program.operation[row]), Kind(int(self.program.kind[row]))
+        flow, _, stage, number = self._split(operation)
+        held = self.held(flow, stage)
+        assert COMPUTE[kind]
+        match kind:
+            case Kind.F:
+                return self._forward(held, flow, stage, number, operation)
+            case Kind.W:
+                return held.weights(number)
+        return held.backward(number, self._gradients(held, flow, stage, number, operation))
+
+    def _forward(self, held: Held, flow: int, stage: int, number: int, operation: int) -> Run:
+        source: Callable[[], tuple[Any, ...]]
+        place = int(self._first[flow]) + number
+        if stage == 0:
+            source = partial(self.ends.input, place)
+        else:
+            source = self._arrival(operation) or partial(
+                self.held(flow, stage - 1).handed_over, number
+            )
+        if held.after is None:
+            return held.forward(number, source, partial(self.ends.finish, stage, place))
+        return held.forward(number, source, held.to_next)
+
+    def _gradients(
+        self, held: Held, flow: int, stage: int, number: int, operation: int
+    ) -> Callable[[], Sequence[Any]]:
+        if held.after is None:
+            return lambda: [self.ends.seed(loss) for loss in held.outputs[number]]
+        return self._arrival(operation) or partial(self.held(flow, stage + 1).gradients, number)
+
+    def _arrival(self, operation: int) -> Callable[[], tuple[Any, ...]] | None:
+        """What takes an operation's message, if it has one."""
+        incoming = self._incoming.get(operation)
+        return incoming.take if incoming else None

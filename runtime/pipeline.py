@@ -1,0 +1,259 @@
+"""The pipeline: a verified plan and the stages of this rank, run step by step."""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from pipec.lower.forward_only import forward_only
+from pipec.program.graph import Channels
+from pipec.program.plan import Plan
+from pipec.runtime import groups as process_groups
+from pipec.runtime.batch import microbatches
+from pipec.runtime.copies import Copies, equalise
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.executor import Context, Stream
+from pipec.runtime.held import Ends
+from pipec.runtime.specs import TensorSpec, declared
+from pipec.runtime.split import Split
+
+AHEAD = 4
+"""Receives posted ahead of their place where messages have tags."""
+
+
+class Pipeline:
+    """Executes a plan with `torch.distributed`, inside an ordinary training loop.
+
+        plan = pipec.compile("dualpipe", P=4, M=8)
+        pipe = Pipeline(plan, {s: build(s) for s in plan.stages(rank)}, loss_fn=cross_entropy)
+        for x, y in loader:
+            loss = pipe.step(x, y)
+            optimizer.step(); optimizer.zero_grad()
+
+    stages: for each stage that this rank holds (`plan.stages(rank)`), an `nn.Module` that takes and
+        returns a tensor or several. A stage held by two ranks is made equal on both at the start.
+    loss_fn: `loss_fn(output, target)` of one microbatch; without it the last stage returns its loss.
+    group: the process group whose ranks are the plan's, in order; the default group if left out.
+    channels: the wires to use; they must be safe in the plan's certificate. On gloo, messages have
+        tags unless a topology is named, which is then emulated strictly.
+    reduction: "mean" divides gradients by the number of microbatches of all flows, "sum" does not.
+    shapes: for each stage, what its input looks like (`TensorSpec`s or example tensors); what is not
+        declared is found out at the first step.
+
+    Raises `PipelineError` for a plan, stages or a group that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        stages: Mapping[int, nn.Module],
+        *,
+        loss_fn: Callable[..., Tensor] | None = None,
+        group: ProcessGroup | None = None,
+        device: torch.device | str | None = None,
+        channels: Channels | None = None,
+        reduction: str = "mean",
+        shapes: Mapping[int, Sequence[TensorSpec | Tensor]] | None = None,
+        keep_outputs: bool = False,
+        check_finite: bool = False,
+    ):
+        self.plan = plan
+        self._group = _group(group, plan)
+        self.rank = dist.get_rank(self._group)
+        self._stages = _checked(plan, stages, self.rank)
+        self._device = _device(device, self._stages)
+        self._channels = channels or Channels(process_groups.default_topology(self._group))
+        _refuse_uncertified(plan, self._channels)
+        process_groups.agree(self._group, plan)
+        self._wire, _ = process_groups.make_wire(self._group, self._channels, plan)
+        twice = process_groups.sum_groups(self._group, plan)
+        owners = process_groups.by_stage(twice, plan, process_groups.global_ranks(self._group))
+        equalise(self._stages, twice, owners)
+        self._copies = Copies(self._stages, twice)
+        if reduction not in ("mean", "sum"):
+            raise PipelineError("unknown reduction", expected="mean or sum", found=repr(reduction))
+        count = sum(flow.microbatches for flow in plan.program.placement.flows)
+        self._count = count
+        self._ends = Ends(loss_fn, 1 / count if reduction == "mean" else 1.0, check_finite)
+        self._reduction = reduction
+        self._keep_outputs = keep_outputs
+        self._splits = {stage: Split(module) for stage, module in self._stages.items()}
+        self._shapes = {stage: declared(values) for stage, values in (shapes or {}).items()}
+        self._epoch = 0
+        self._streams: dict[str, Stream] = {}
+
+    # --- steps --------------------------------------------------------------------------------------
+
+    def step(self, batch: Any = None, target: Any = None) -> Tensor | None:
+        """Run one training step; gradients are added to `.grad`.
+
+        batch, target: the whole batch of all flows (see `microbatches`), on the ranks that hold a
+        first or a last stage; other ranks may give it too, or None. Returns the loss of this rank's
+        microbatches, averaged or summed, or None where no loss arises.
+        """
+        stream = self._stream("train")
+        self._copies.begin()
+        self._fill(batch, target)
+        with torch.enable_grad():
+            self._run(stream)
+        self._copies.finish()
+        return self._loss(stream)
+
+    def eval(self, batch: Any = None, target: Any = None) -> Tensor | None:
+        """Run the forwards only, without gradients. Returns the loss as `step` does."""
+        stream = self._stream("eval")
+        self._fill(batch, target)
+        with torch.no_grad():
+            self._run(stream)
+        return self._loss(stream)
+
+    @property
+    def losses(self) -> dict[int, Tensor]:
+        """The loss of each microbatch of the last step, by its place in the batch, on this rank."""
+        return dict(self._ends.losses)
+
+    @property
+    def outputs(self) -> dict[int, tuple[Tensor, ...]]:
+        """What the last stage returned for each microbatch, with `keep_outputs` or in `eval`."""
+        return dict(self._ends.outputs)
+
+    def forget_shapes(self) -> None:
+        """Find the shapes between stages out anew at the next step. Call it on every rank."""
+        self._epoch += 1
+        self._streams.clear()
+
+    def close(self) -> None:
+        """Let go of threads. The process groups stay as they are."""
+        self._wire.close()
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _stream(self, mode: str) -> Stream:
+        stream = self._streams.get(mode)
+        if stream is None:
+            program = self.plan.program
+            trains = mode == "train" and all(flow.backward for flow in program.placement.flows)
+            if mode == "train" and not trains:
+                raise PipelineError(
+                    f"plan `{self.plan.name}` has no backward",
+                    hint="run it with eval(), or compile a training schedule",
+                )
+            context = Context(
+                self.plan,
+                self.rank,
+                self._device,
+                self._stages,
+                self._splits,
+                self._wire,
+                self._channels.topology,
+                AHEAD if self._channels.topology == "tagged" else 0,
+                process_groups.store_of(self._group),
+                f"pipec/{self.plan.digest[:16]}/{self._epoch}",
+                self._shapes,
+                self._copies.post,
+            )
+            program = program if trains else forward_only(program)
+            stream = self._streams[mode] = Stream(context, program, self._ends, trains)
+        return stream
+
+    def _fill(self, batch: Any, target: Any) -> None:
+        ends = self._ends
+        ends.losses.clear()
+        ends.outputs.clear()
+        ends.keeps_outputs = self._keep_outputs or not torch.is_grad_enabled()
+        ranks = [flow.ranks for flow in self.plan.program.placement.flows]
+        ends.batch = ends.targets = []
+        if any(placed[0] == self.rank for placed in ranks):
+            if batch is None:
+                raise PipelineError(
+                    f"rank {self.rank} holds the first stage and got no batch",
+                    hint="call step(batch, target) on every rank",
+                )
+            ends.batch = microbatches(batch, self._count, "batch")
+        if target is not None and any(placed[-1] == self.rank for placed in ranks):
+            ends.targets = microbatches(target, self._count, "target")
+
+    def _run(self, stream: Stream) -> None:
+        gc_was_on = gc.isenabled()
+        gc.disable()
+        try:
+            for _, run in stream.steps:
+                run()
+            self._wire.drain()
+            for outgoing in stream.outgoing:
+                outgoing.retire()
+        finally:
+            if gc_was_on:
+                gc.enable()
+
+    def _loss(self, stream: Stream) -> Tensor | None:
+        losses = list(self._ends.losses.values())
+        if not losses:
+            return None
+        total = torch.stack([loss.reshape(()) for loss in losses]).sum()
+        return total / len(losses) if self._reduction == "mean" else total
+
+
+def _group(group: ProcessGroup | None, plan: Plan) -> ProcessGroup:
+    if not dist.is_initialized():
+        raise PipelineError(
+            "torch.distributed is not initialised",
+            hint="call torch.distributed.init_process_group() first, as under torchrun",
+        )
+    chosen = group or dist.group.WORLD
+    assert chosen is not None
+    if dist.get_world_size(chosen) != plan.ranks:
+        raise PipelineError(
+            f"plan `{plan.name}` is for {plan.ranks} ranks",
+            expected=f"a group of {plan.ranks} processes",
+            found=str(dist.get_world_size(chosen)),
+            hint=f"start {plan.ranks} processes, or compile with P={dist.get_world_size(chosen)}",
+        )
+    return chosen
+
+
+def _checked(plan: Plan, stages: Mapping[int, nn.Module], rank: int) -> dict[int, nn.Module]:
+    held, given = plan.stages(rank), set(stages)
+    if given != set(held):
+        missing, extra = sorted(set(held) - given), sorted(given - set(held))
+        found = [f"stage {stage} is missing" for stage in missing]
+        found += [f"stage {stage} belongs elsewhere" for stage in extra]
+        raise PipelineError(
+            f"the stages of rank {rank} are not those of the plan",
+            expected=", ".join(f"stage {stage}" for stage in held),
+            found=", ".join(found),
+            hint="make the modules of plan.stages(rank) and no others",
+        )
+    for stage, module in stages.items():
+        if not isinstance(module, nn.Module):
+            raise PipelineError(
+                f"stage {stage} is not a module",
+                expected="an nn.Module",
+                found=type(module).__name__,
+            )
+    return {stage: stages[stage] for stage in held}
+
+
+def _device(device: torch.device | str | None, stages: Mapping[int, nn.Module]) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    for module in stages.values():
+        for parameter in module.parameters():
+            return parameter.device
+    return torch.device("cpu")
+
+
+def _refuse_uncertified(plan: Plan, channels: Channels) -> None:
+    verdict = plan.certificate.get("channels", {}).get(channels.topology, {})
+    needed = verdict.get("credits_needed")
+    if needed is None or needed > channels.credits:
+        raise PipelineError(
+            f"plan `{plan.name}` is not certified for channels `{channels.topology}` with "
+            f"{channels.credits} credits",
+            expected="a topology that its certificate calls safe",
+            found="deadlock" if needed is None else f"{needed} credits needed",
+        )

@@ -1,0 +1,170 @@
+"""The deferred weight work of one microbatch: written in B, executed in W."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .errors import SplitError
+from .internals import engine_backward
+from .leaf import Leaf, Target, hooked
+
+
+def column_sums(rows: Tensor) -> Tensor:
+    """The gradient of a bias (n) that was added to rows (m, n)."""
+    return rows.sum(0)
+
+
+class Formula(NamedTuple):
+    """How one kind of operation turns its kept `(x, g, extra)` into gradients."""
+
+    new: Callable[[Tensor, Tensor, Any], Tensor]
+    """A fresh weight gradient, in the shape of the target."""
+    add: Callable[[Tensor, Tensor, Tensor, Any], object]
+    """Adds the weight gradient into its first argument in place; fused, where that exists."""
+    total: Callable[[Tensor], Tensor] = column_sums
+    """The gradient of the bias, from g alone."""
+
+
+Piece = tuple[Formula, Target, Tensor, Tensor, Any, nn.Parameter | None, int]
+"""One deferred layer: formula, target, x, g, extra, bias, and the sum of x's and g's versions, by
+which a change in place before W is noticed. A plain tuple, since one is made per layer in B."""
+
+
+class Record:
+    """What one microbatch owes between its B and its W; reusable after `Split.weights` or `clear`.
+
+    Holds x and g of every covered operation, and nothing else of the microbatch's graph.
+    `taken` are the parameters that were tapped in F, so that a recomputation in B decides alike.
+    """
+
+    __slots__ = ("deferring", "pieces", "taken")
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+        self.taken: list[Leaf] = []
+        self.deferring = False
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def clear(self) -> None:
+        """Forgets the microbatch and what it owes."""
+        self.pieces.clear()
+        self.taken = []
+
+    def held_bytes(self) -> int:
+        """Bytes of memory kept alive for W, each storage counted once."""
+        kept = [tensor.untyped_storage() for piece in self.pieces for tensor in piece[2:4]]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())
+
+    def defer(
+        self,
+        formula: Formula,
+        target: Target,
+        x: Tensor,
+        g: Tensor,
+        extra: Any = None,
+        bias: nn.Parameter | None = None,
+    ) -> None:
+        """Keeps one layer's weight gradient for W. Called by the covered operations' backward."""
+        if not self.deferring:
+            raise SplitError(
+                "split-outside",
+                f"the backward of a layer with weight {tuple(target.alias.shape)} ran by itself",
+                expected="to be run by Split.backward",
+                found="autograd called from elsewhere, such as torch.autograd.grad in a forward",
+                hint="call Split.backward, or leave the layer whole: Split(module, leave=[layer])",
+            )
+        x = x.detach()  # its graph is not needed any more
+        self.pieces.append((formula, target, x, g, extra, bias, x._version + g._version))
+
+
+def accumulate(record: Record) -> None:
+    """W: adds everything owed into `.grad` and empties the record, releasing it piece by piece.
+
+    A parameter that has hooks, or whose `.grad` is not an ordinary tensor, gets its whole
+    microbatch's gradient through the engine, so that its hooks run once and see all of it.
+    """
+    pieces = record.pieces
+    engine: dict[nn.Parameter, Tensor] = {}
+    with torch.no_grad():
+        while pieces:
+            formula, target, x, g, extra, bias, versions = pieces.pop()
+            if x._version + g._version != versions:
+                record.clear()
+                raise _changed_in_place(target)
+            parameter = target.leaf.parameter
+            gradient = parameter.grad
+            if not _by_hand(parameter, gradient, target):
+                _add_up(engine, formula, target, x, g, extra)
+            elif gradient is None:
+                parameter.grad = _fresh(formula, target, x, g, extra)
+            else:
+                formula.add(target.of(gradient), x, g, extra)
+            if bias is not None:
+                _add_bias(engine, bias, formula.total(g))
+    if engine:
+        engine_backward(list(engine), list(engine.values()))
+    record.clear()
+
+
+def _by_hand(parameter: nn.Parameter, gradient: Tensor | None, target: Target | None) -> bool:
+    """Whether nobody can tell work on `.grad` from what the engine would have done."""
+    if hooked(parameter):
+        return False
+    if gradient is None:
+        return True
+    if type(gradient) is not Tensor or gradient.layout is not torch.strided:
+        return False
+    return target is None or not target.steps or gradient.stride() == target.leaf.alias.stride()
+
+
+def _add_bias(engine: dict[nn.Parameter, Tensor], bias: nn.Parameter, total: Tensor) -> None:
+    gradient = bias.grad
+    if not _by_hand(bias, gradient, None):
+        engine[bias] = engine[bias] + total if bias in engine else total.to(bias.dtype)
+    elif gradient is None:
+        bias.grad = total.to(bias.dtype)
+    else:
+        gradient.add_(total)
+
+
+def _add_up(
+    engine: dict[nn.Parameter, Tensor],
+    formula: Formula,
+    target: Target,
+    x: Tensor,
+    g: Tensor,
+    extra: Any,
+) -> None:
+    whole = engine.get(target.leaf.parameter)
+    if whole is None:
+        engine[target.leaf.parameter] = _fresh(formula, target, x, g, extra)
+    else:
+        formula.add(target.of(whole), x, g, extra)
+
+
+def _fresh(formula: Formula, target: Target, x: Tensor, g: Tensor, extra: Any) -> Tensor:
+    """The gradient of the whole parameter, in the parameter's type and layout."""
+    alias = target.leaf.alias
+    if target.steps:
+        whole = torch.zeros_like(alias)
+        formula.add(target.of(whole), x, g, extra)
+        return whole
+    made = formula.new(x, g, extra).to(alias.dtype)
+    return made if made.stride() == alias.stride() else torch.empty_like(alias).copy_(made)
+
+
+def _changed_in_place(target: Target) -> SplitError:
+    return SplitError(
+        "split-changed",
+        f"W of a layer with weight {tuple(target.alias.shape)}",
+        expected="the layer's input and its output's gradient as they were in B",
+        found="one of them changed in place between B and W",
+        hint="give each microbatch its own buffer until its W, or leave the layer whole: "
+        "Split(module, leave=[layer])",
+    )

@@ -1,0 +1,129 @@
+"""Strict channels on gloo: the queues of NCCL, to try for real what the verifier says, without GPUs.
+
+Each channel is a queue with a thread that completes one message after the other, without tags: a
+SEND completes when the receiver has posted (rendezvous), or runs ahead by `credits` messages. A
+program that the verifier rejects for a topology hangs here, or delivers the wrong message.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from queue import SimpleQueue
+from threading import Event, Thread
+
+from torch import Tensor
+from torch.distributed import ProcessGroup, Work
+
+from pipec.program.graph import Channels
+
+
+class _Posted:
+    """A message in the queue of its channel."""
+
+    __slots__ = ("_done", "failure", "peer", "sends", "tensors")
+
+    def __init__(self, sends: bool, tensors: Sequence[Tensor], peer: int):
+        self.sends = sends
+        self.tensors = tensors
+        self.peer = peer
+        self.failure: BaseException | None = None
+        self._done = Event()
+
+    def finish(self, failure: BaseException | None = None) -> None:
+        """Say that the message is through, or why it never will be."""
+        self.failure = self.failure or failure
+        self._done.set()
+
+    def wait(self) -> None:
+        """Wait until the channel's thread has completed the message."""
+        self._done.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+class StrictWire:
+    """Messages through emulated channels over one gloo group of all ranks of the pipeline."""
+
+    retires = False
+
+    def __init__(self, group: ProcessGroup, rank: int, channels: Channels):
+        self._group = group
+        self._rank = rank
+        self._channels = channels
+        self._queues: dict[tuple[int, ...], Queue] = {}
+
+    def send(self, tensors: Sequence[Tensor], peer: int, tag: int) -> _Posted:
+        """Put a send into the queue of its channel."""
+        return self._post(_Posted(True, tensors, peer), self._rank, peer)
+
+    def recv(self, tensors: Sequence[Tensor], peer: int, tag: int) -> _Posted:
+        """Put a receive into the queue of its channel."""
+        return self._post(_Posted(False, tensors, peer), peer, self._rank)
+
+    def drain(self) -> None:
+        """Let every channel complete what it was allowed to run ahead by; before waiting for SENDs."""
+        for queue in self._queues.values():
+            queue.put("drain")
+
+    def close(self) -> None:
+        """Let the threads end after what they have."""
+        for queue in self._queues.values():
+            queue.put("end")
+
+    def _post(self, posted: _Posted, source: int, destination: int) -> _Posted:
+        key = self._key(source, destination)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = SimpleQueue()
+            Thread(target=self._serve, args=(queue,), daemon=True, name=f"channel {key}").start()
+        queue.put(posted)
+        return posted
+
+    def _key(self, source: int, destination: int) -> tuple[int, ...]:
+        match self._channels.topology:
+            case "rank":
+                return ()
+            case "pair":
+                return (min(source, destination), max(source, destination))
+            case _:
+                return (source, destination)
+
+    def _serve(self, queue: "Queue") -> None:
+        """Complete the messages of one channel in order, at most `credits` SENDs behind."""
+        ahead: deque[tuple[_Posted, list[Work]]] = deque()
+        while (item := queue.get()) != "end":
+            allowed = 0
+            if isinstance(item, _Posted):
+                works = self._begin(item)
+                if not item.sends:
+                    _complete(item, works)
+                    continue
+                ahead.append((item, works))
+                allowed = self._channels.credits
+            while len(ahead) > allowed:
+                _complete(*ahead.popleft())
+        for entry in ahead:
+            _complete(*entry)
+
+    def _begin(self, posted: _Posted) -> list[Work]:
+        """Post the tensors of a message; one tag per directed pair, so that they meet in order."""
+        group, peer = self._group, posted.peer
+        try:
+            if posted.sends:
+                return [group.send([tensor], peer, 0) for tensor in posted.tensors]
+            return [group.recv([tensor], peer, 0) for tensor in posted.tensors]
+        except RuntimeError as failure:
+            posted.finish(failure)
+            return []
+
+
+Queue = SimpleQueue[_Posted | str]
+
+
+def _complete(posted: _Posted, works: list[Work]) -> None:
+    try:
+        for work in works:
+            work.wait()
+    except RuntimeError as failure:
+        posted.finish(failure)
+    else:
+        posted.finish()
