@@ -1,17 +1,23 @@
 """What it costs to run a stage's backward as B and W instead of at once.
 
-    python bench/split_backward.py [--rounds 15] [--widths 64 512]
+    python bench/split_backward.py [--rounds 11] [--widths 64 512] [--system-malloc]
 
-Three ways over the same module and microbatches, one after the other in every round: plain autograd
-(one forward, one backward), this project's Split, and torch's own split
-(torch.distributed.pipelining._backward). Printed: time over plain autograd of the same round, for
-B + W and for F + B + W, as minimum, median and maximum over the rounds. Before anything is timed,
-all gradients of the three ways are compared. One thread, float32, the tokens of a microbatch 4 x 64.
+Three ways over the same module and microbatches, in turn, step by step: plain autograd (a forward
+and a backward per microbatch), this project's Split, and torch's own split
+(torch.distributed.pipelining._backward). Printed: each way's time over plain autograd's of the same
+round, for B + W and for F + B + W, as minimum, median and maximum over the rounds. Before anything
+is timed the gradients of the three ways are compared. One thread, float32, eight microbatches of
+4 x 64 tokens a step, W at once after B.
+
+Unless told otherwise the allocator keeps freed memory, as a GPU's caching allocator does: glibc
+else hands the top of the heap back after every W and takes a page fault for each page of the next B
+(up to 4 % of a B at width 512), in a pattern that depends on the order of all frees before.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import statistics
@@ -25,7 +31,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 from torch.nn import functional
 
-BATCH, TOKENS, MICROBATCHES, HEADS = 4, 64, 4, 4
+BATCH, TOKENS, MICROBATCHES, HEADS = 4, 64, 8, 4
 Times = tuple[float, float]  # seconds in F, seconds in B + W
 Way = Callable[[list[Tensor], list[Tensor]], Times]
 
@@ -137,28 +143,44 @@ def measure(build: Callable[[int], nn.Module], width: int, rounds: int) -> None:
     for name, way in ways.items():
         error = farthest(gradients(way, module, inputs, seeds), expected)
         assert error < 1e-5, f"{name} computes other gradients: relative error {error}"
-    repeats = max(1, round(0.15 / sum(ways["plain"](inputs, seeds))))
-    taken: dict[str, list[Times]] = {name: [] for name in ways}
-    names = list(ways)
-    for turn in range(rounds):
-        for name in names[turn % 3 :] + names[: turn % 3]:
-            forward = backward = 0.0
-            for _ in range(repeats):
-                module.zero_grad()
-                for x in inputs:
-                    x.grad = None
-                times = ways[name](inputs, seeds)
-                forward, backward = forward + times[0], backward + times[1]
-            taken[name].append((forward, backward))
+    repeats = max(1, round(0.2 / sum(ways["plain"](inputs, seeds))))
+    results = [one_round(ways, repeats, module, inputs, seeds) for _ in range(rounds)]
     count = repeats * MICROBATCHES
-    base = taken["plain"]
-    us = statistics.median(sum(times) for times in base) / count * 1e6
-    print(f"{build.__name__}, width {width}: plain F+B {us:.0f} us a microbatch")
+    forward, backward = (
+        statistics.median(result["plain"][part] for result in results) / count * 1e6
+        for part in (0, 1)
+    )
+    print(f"{build.__name__}, width {width}: plain F {forward:.0f} us, B {backward:.0f} us")
     for name in ("pipec", "torch"):
-        pairs = list(zip(taken[name], base, strict=True))
-        split = [mine[1] / whole[1] for mine, whole in pairs]
-        total = [sum(mine) / sum(whole) for mine, whole in pairs]
+        split = [result[name][1] / result["plain"][1] for result in results]
+        total = [sum(result[name]) / sum(result["plain"]) for result in results]
         print(f"  {name}   (B+W)/B {spread(split)}   (F+B+W)/(F+B) {spread(total)}")
+
+
+def one_round(
+    ways: dict[str, Way],
+    repeats: int,
+    module: nn.Module,
+    inputs: list[Tensor],
+    seeds: list[Tensor],
+) -> dict[str, Times]:
+    """Seconds in F and in B + W of `repeats` steps of each way; the ways alternate each step."""
+    taken: dict[str, Times] = dict.fromkeys(ways, (0.0, 0.0))
+    for repeat in range(repeats):
+        for name in [*ways][repeat % len(ways) :] + [*ways][: repeat % len(ways)]:
+            for leaf in (*module.parameters(), *inputs):
+                leaf.grad = None
+            forward, backward = ways[name](inputs, seeds)
+            taken[name] = (taken[name][0] + forward, taken[name][1] + backward)
+    return taken
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc not to return memory to the system: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-1, 1 << 30)
+        mallopt(-3, 32 << 20)
 
 
 def spread(values: list[float]) -> str:
@@ -167,12 +189,15 @@ def spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--system-malloc", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if not arguments.system_malloc:
+        keep_freed_memory()
     load = os.getloadavg()[0]
-    print(f"torch {torch.__version__}, 1 thread, load {load:.1f}, {arguments.rounds} rounds of")
+    print(f"torch {torch.__version__}, 1 thread, load {load:.1f}, {arguments.rounds} rounds;")
     print(f"{MICROBATCHES} microbatches of {BATCH} x {TOKENS} tokens; ratios: min median max")
     gc.collect()
     gc.disable()

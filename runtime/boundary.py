@@ -1,6 +1,7 @@
 """The boundary in front of a stage: what its input looks like, found out at the first microbatch."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,15 +19,23 @@ class Boundary:
     that need one.
     """
 
-    __slots__ = ("_device", "_key", "_store", "needing", "specs", "stage")
+    __slots__ = ("_device", "_failed", "_key", "_store", "needing", "specs", "stage")
 
     def __init__(
-        self, stage: int, key: str, store: Store | None, device: torch.device, specs: Specs | None
+        self,
+        stage: int,
+        key: str,
+        store: Store | None,
+        device: torch.device,
+        specs: Specs | None,
+        failed: Callable[[], bool],
     ):
+        """failed: whether the pipeline has failed, so that nobody will publish any more."""
         self.stage = stage
         self._key = key
         self._store = store
         self._device = device
+        self._failed = failed
         self.specs: Specs | None = None
         self.needing: tuple[int, ...] = ()
         if specs is not None:
@@ -66,6 +75,10 @@ class Boundary:
         """The specs, waiting for the rank before to publish them if need be."""
         if self.specs is None:
             assert self._store is not None
+            while not self._store.check([self._key]):
+                if self._failed():
+                    raise RuntimeError("the shapes were never published")
+                time.sleep(0.001)
             self._set(decode(self._store.get(self._key).decode()))
         return self.specs or ()
 

@@ -15,26 +15,26 @@ class Copies:
         """groups: for each stage held twice, the group of its two holders."""
         self._groups = groups
         self._buckets = {stage: _Bucket(stages[stage]) for stage in groups}
-        self._works: list[Work] = []
+        self._works: dict[int, list[Work]] = {}
 
     def begin(self) -> None:
         """Before a step: gradients of this step begin at zero, apart from those of earlier steps."""
+        self._works.clear()
         for bucket in self._buckets.values():
             bucket.begin()
 
     def post(self, stage: int) -> None:
         """SUM: begin to sum the gradients of a stage with its other holder."""
         group = self._groups[stage]
-        for flat in self._buckets[stage].flats:
-            self._works.append(dist.all_reduce(flat, group=group, async_op=True))
+        self._works[stage] = [
+            dist.all_reduce(flat, group=group, async_op=True) for flat in self._buckets[stage].flats
+        ]
 
-    def finish(self) -> None:
-        """After a step: wait for the sums and add what earlier steps left."""
-        for work in self._works:
+    def wait(self, stage: int) -> None:
+        """Wait for a sum, and add what earlier steps left."""
+        for work in self._works.pop(stage):
             work.wait()
-        self._works.clear()
-        for bucket in self._buckets.values():
-            bucket.finish()
+        self._buckets[stage].finish()
 
 
 class _Bucket:

@@ -16,6 +16,7 @@ from pipec.program.graph import Topology
 from pipec.program.plan import Plan
 from pipec.program.program import Program
 from pipec.runtime.boundary import Boundary
+from pipec.runtime.copies import Copies
 from pipec.runtime.held import Ends, Held, Run
 from pipec.runtime.messages import Incoming, Line, Outgoing
 from pipec.runtime.retire import retirements
@@ -43,7 +44,8 @@ class Context:
     store: Store
     key: str
     declared: Mapping[int, Specs]
-    sums: Callable[[int], None]
+    copies: Copies
+    failed: Callable[[], bool]
 
 
 class Stream:
@@ -62,7 +64,6 @@ class Stream:
         self._boundaries: dict[tuple[int, int], Boundary] = {}
         self._held: dict[tuple[int, int], Held] = {}
         self._incoming: dict[int, Incoming] = {}
-        self.outgoing: list[Outgoing] = []
         self._first = np.cumsum([0, *(flow.microbatches for flow in program.placement.flows)])
         begin, end = program.start[context.rank], program.start[context.rank + 1]
         self._rows = range(int(begin), int(end))
@@ -94,7 +95,7 @@ class Stream:
             store = context.store if ranks[stage - 1] != ranks[stage] else None
             key = f"{self._key}/{flow}/{stage}"
             specs = context.declared.get(stage)
-            known = Boundary(stage, key, store, context.device, specs)
+            known = Boundary(stage, key, store, context.device, specs, context.failed)
             self._boundaries[flow, stage] = known
         return known
 
@@ -133,6 +134,7 @@ class Stream:
             self._add(self._rows.start, incoming[row].post)
         through: dict[int, list[Run]] = defaultdict(list)
         last_uses = retirements(self.program, self._context.rank)
+        endings: list[tuple[int, Run]] = []
         for row in self._rows:
             for retire in through.pop(row, ()):
                 self._add(row, retire)
@@ -143,15 +145,23 @@ class Stream:
                 case Kind.SEND:
                     outgoing = self._send(row)
                     self._add(row, outgoing.post)
+                    endings.append((row, outgoing.retire))
                     if row in last_uses and self._context.wire.retires:
                         through[last_uses[row]].append(outgoing.retire)
                 case Kind.SUM:
-                    self._add(row, partial(self._context.sums, int(self.program.operation[row])))
+                    stage = int(self.program.operation[row])
+                    self._add(row, partial(self._context.copies.post, stage))
+                    endings.append((row, partial(self._context.copies.wait, stage)))
                 case _:
                     arrival = self._incoming.get(int(self.program.operation[row]))
                     if arrival is not None:
                         self._add(row, arrival.wait, WAIT)
                     self._add(row, self._compute(row))
+
+        if endings:
+            self._add(endings[0][0], self._context.wire.drain)
+        for row, wait in endings:
+            self._add(row, wait, WAIT)
 
     def _add(self, row: int, run: Run, waiting: int = 0) -> None:
         self.steps.append((2 * (row - self._rows.start) + waiting, run))
@@ -186,9 +196,7 @@ class Stream:
             payload = partial(self.held(flow, stage + 1).gradients, number)
         else:
             payload = partial(self.held(flow, stage - 1).sent, number)
-        outgoing = Outgoing(self._context.wire, self._line(peer, row), payload, peer, operation)
-        self.outgoing.append(outgoing)
-        return outgoing
+        return Outgoing(self._context.wire, self._line(peer, row), payload, peer, operation)
 
     def _compute(self, row: int) -> Run:
         operation, kind = int(self.program.operation[row]), Kind(int(self.program.kind[row]))

@@ -1,7 +1,11 @@
 """The process groups of a pipeline: made by all of its ranks in one order, used by nothing else."""
 
+import platform
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +22,11 @@ FOREVER = timedelta(days=30)
 
 
 def store_of(group: ProcessGroup) -> Store:
-    """The key-value store that the processes of a group share."""
+    """The key-value store that the processes of a group share.
+
+    Not a clone of it: connecting anew took 5 s now and then (torch 2.13). Only calls that return at
+    once are made on it, since a client that waits blocks all threads that use it.
+    """
     return dist.distributed_c10d._get_process_group_store(group)
 
 
@@ -38,23 +46,24 @@ def default_topology(group: ProcessGroup) -> Topology:
     return "tagged" if dist.get_backend(group) == "gloo" else "pair"
 
 
-def make_wire(group: ProcessGroup, channels: Channels, plan: Plan) -> tuple[Wire, ProcessGroup]:
-    """The wire of this rank, and the group that is closed to end everything."""
+def make_wire(
+    group: ProcessGroup, channels: Channels, plan: Plan
+) -> tuple[Wire, list[ProcessGroup]]:
+    """The wire of this rank, and the groups that it goes over."""
     backend, rank = dist.get_backend(group), dist.get_rank(group)
-    ranks = global_ranks(group)
-    if backend == "gloo":
-        own = make_group(ranks, group)
-        if channels.topology != "tagged":
-            return StrictWire(own, rank, channels), own
-        every = {(a, b): (own, b if a == rank else a) for a, b in _pairs(plan) if rank in (a, b)}
-        return GroupWire(rank, every), own
-    if channels.topology == "tagged":
+    if backend != "gloo" and channels.topology == "tagged":
         raise PipelineError(
             f"channels `tagged` on {backend}",
             expected="`pair`, `directed` or `rank`",
             hint=f"{backend} matches messages by order and ignores tags",
         )
-    return _native_wire(group, channels.topology, plan), group
+    if backend != "gloo":
+        return _native_wire(group, channels.topology, plan)
+    own = make_group(global_ranks(group), group)
+    if channels.topology != "tagged":
+        return StrictWire(own, rank, channels), [own]
+    every = {(a, b): (own, b if a == rank else a) for a, b in _pairs(plan) if rank in (a, b)}
+    return GroupWire(rank, every), [own]
 
 
 def _pairs(plan: Plan) -> list[tuple[int, int]]:
@@ -65,7 +74,9 @@ def _pairs(plan: Plan) -> list[tuple[int, int]]:
     return sorted(pairs | {(b, a) for a, b in pairs})
 
 
-def _native_wire(group: ProcessGroup, topology: Topology, plan: Plan) -> GroupWire:
+def _native_wire(
+    group: ProcessGroup, topology: Topology, plan: Plan
+) -> tuple[GroupWire, list[ProcessGroup]]:
     """Communicators as the topology says: one for all, per pair, or per directed pair."""
     rank, ranks = dist.get_rank(group), global_ranks(group)
     made: dict[tuple[int, ...], ProcessGroup] = {}
@@ -81,7 +92,7 @@ def _native_wire(group: ProcessGroup, topology: Topology, plan: Plan) -> GroupWi
             _warm_up(made[key])
         if rank in (a, b):
             groups[a, b] = (made[key], members.index(b if a == rank else a))
-    return GroupWire(rank, groups)
+    return GroupWire(rank, groups), list(made.values())
 
 
 def _warm_up(group: ProcessGroup) -> None:
@@ -121,10 +132,22 @@ def _check_sum(group: ProcessGroup, holders: tuple[int, ...], rank: int) -> None
         )
 
 
-def agree(group: ProcessGroup, plan: Plan) -> None:
-    """Make sure that all ranks execute the same plan. Raises `PipelineError` on all that differ."""
-    digests: list[str] = [""] * dist.get_world_size(group)
-    dist.all_gather_object(digests, plan.digest, group=group)
+@dataclass(frozen=True)
+class Agreement:
+    """What the ranks of a pipeline know of each other from the start."""
+
+    token: str
+    """A name that no other pipeline has."""
+    hosts: tuple[str, ...]
+    """The host of each rank."""
+
+
+def agree(group: ProcessGroup, plan: Plan) -> Agreement:
+    """Make sure that all ranks execute the same plan. Raises `PipelineError` on all if not."""
+    mine = (plan.digest, secrets.token_hex(8), platform.node())
+    said: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(said, mine, group=group)
+    digests = [digest for digest, _, _ in said]
     different = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
     if different:
         raise PipelineError(
@@ -133,6 +156,7 @@ def agree(group: ProcessGroup, plan: Plan) -> None:
             found=", ".join(f"{digests[rank][:16]} on rank {rank}" for rank in different[:4]),
             hint="give every rank the same plan file, or compile with the same arguments",
         )
+    return Agreement(said[0][1], tuple(host for _, _, host in said))
 
 
 def by_stage(groups: Mapping[int, ProcessGroup], plan: Plan, ranks: list[int]) -> dict[int, int]:

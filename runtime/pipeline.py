@@ -9,7 +9,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from pipec.findings import PipecError
 from pipec.lower.forward_only import forward_only
+from pipec.program.effects import COMPUTE
 from pipec.program.graph import Channels
 from pipec.program.plan import Plan
 from pipec.runtime import groups as process_groups
@@ -20,6 +22,9 @@ from pipec.runtime.executor import Context, Stream
 from pipec.runtime.held import Ends
 from pipec.runtime.specs import TensorSpec, declared
 from pipec.runtime.split import Split
+from pipec.runtime.watch.progress import POSITION, Board
+from pipec.runtime.watch.watchdog import Watchdog, failure_at
+from pipec.verify.place import place
 
 AHEAD = 4
 """Receives posted ahead of their place where messages have tags."""
@@ -41,6 +46,7 @@ class Pipeline:
     channels: the wires to use; they must be safe in the plan's certificate. On gloo, messages have
         tags unless a topology is named, which is then emulated strictly.
     reduction: "mean" divides gradients by the number of microbatches of all flows, "sum" does not.
+    timeout: seconds without any progress after which every rank ends; more than the slowest instruction.
     shapes: for each stage, what its input looks like (`TensorSpec`s or example tensors); what is not
         declared is found out at the first step.
 
@@ -60,6 +66,7 @@ class Pipeline:
         shapes: Mapping[int, Sequence[TensorSpec | Tensor]] | None = None,
         keep_outputs: bool = False,
         check_finite: bool = False,
+        timeout: float = 300.0,
     ):
         self.plan = plan
         self._group = _group(group, plan)
@@ -68,8 +75,8 @@ class Pipeline:
         self._device = _device(device, self._stages)
         self._channels = channels or Channels(process_groups.default_topology(self._group))
         _refuse_uncertified(plan, self._channels)
-        process_groups.agree(self._group, plan)
-        self._wire, _ = process_groups.make_wire(self._group, self._channels, plan)
+        agreed = process_groups.agree(self._group, plan)
+        self._wire, groups = process_groups.make_wire(self._group, self._channels, plan)
         twice = process_groups.sum_groups(self._group, plan)
         owners = process_groups.by_stage(twice, plan, process_groups.global_ranks(self._group))
         equalise(self._stages, twice, owners)
@@ -85,6 +92,20 @@ class Pipeline:
         self._shapes = {stage: declared(values) for stage, values in (shapes or {}).items()}
         self._epoch = 0
         self._streams: dict[str, Stream] = {}
+        self._key = f"pipec/{agreed.token}"
+        host = agreed.hosts[self.rank]
+        board = Board(f"{agreed.token}-{host}", self.rank, plan.ranks)
+        dist.barrier(self._group)
+        board.opened()
+        self._watchdog = Watchdog(
+            board,
+            process_groups.store_of(self._group),
+            self._key,
+            self.rank,
+            [rank for rank, other in enumerate(agreed.hosts) if other != host],
+            [*groups, *dict.fromkeys(twice.values())],
+            timeout,
+        )
 
     # --- steps --------------------------------------------------------------------------------------
 
@@ -100,7 +121,6 @@ class Pipeline:
         self._fill(batch, target)
         with torch.enable_grad():
             self._run(stream)
-        self._copies.finish()
         return self._loss(stream)
 
     def eval(self, batch: Any = None, target: Any = None) -> Tensor | None:
@@ -128,6 +148,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Let go of threads. The process groups stay as they are."""
+        self._watchdog.close()
         self._wire.close()
 
     # --- inside -------------------------------------------------------------------------------------
@@ -152,9 +173,10 @@ class Pipeline:
                 self._channels.topology,
                 AHEAD if self._channels.topology == "tagged" else 0,
                 process_groups.store_of(self._group),
-                f"pipec/{self.plan.digest[:16]}/{self._epoch}",
+                f"{self._key}/{self._epoch}",
                 self._shapes,
-                self._copies.post,
+                self._copies,
+                lambda: self._watchdog.failure is not None,
             )
             program = program if trains else forward_only(program)
             stream = self._streams[mode] = Stream(context, program, self._ends, trains)
@@ -178,17 +200,48 @@ class Pipeline:
             ends.targets = microbatches(target, self._count, "target")
 
     def _run(self, stream: Stream) -> None:
-        gc_was_on = gc.isenabled()
+        watchdog, position = self._watchdog, 0
+        line = watchdog.board.line
+        watchdog.enter(stream.program)
+        collects = gc.isenabled()
         gc.disable()
         try:
-            for _, run in stream.steps:
+            for position, run in stream.steps:
+                line[POSITION] = position
                 run()
-            self._wire.drain()
-            for outgoing in stream.outgoing:
-                outgoing.retire()
+        except Exception as error:
+            stream.clear()
+            raise self._failed(stream, position, error) from error
         finally:
-            if gc_was_on:
+            watchdog.leave()
+            if collects:
                 gc.enable()
+
+    def _failed(self, stream: Stream, position: int, error: Exception) -> PipelineError:
+        """Tell the other ranks, or find out from them, why this step failed."""
+        program, rank = stream.program, self.rank
+        index, waiting = divmod(position, 2)
+        row = int(program.start[rank]) + index
+        where = place(program, row)
+        if isinstance(error, RuntimeError) and (waiting or not COMPUTE[program.kind[row]]):
+            self._watchdog.broken(error)
+            verb = "waited" if waiting else "stood"
+            return self._watchdog.error(
+                f"rank {rank} {verb} at index {index}, `{where.instruction}`"
+            )
+        known = error.findings[0] if isinstance(error, PipecError) else None
+        cause = known.message if known else f"{type(error).__name__}: {error}"
+        message = f"rank {rank} failed at index {index}, `{where.instruction}`: {cause}"
+        self._watchdog.report(failure_at(rank, message, where))
+        return PipelineError(
+            message,
+            expected=known.expected if known else None,
+            found=known.found if known else None,
+            hint=known.hint if known else None,
+            place=where,
+            source=program.origins.source,
+            code="failed",
+        )
 
     def _loss(self, stream: Stream) -> Tensor | None:
         losses = list(self._ends.losses.values())

@@ -63,7 +63,8 @@ _apply = direct_apply(_Embedding)
 
 
 def _new_scatter(indices: Tensor, g: Tensor, options: _Options) -> Tensor:
-    return torch.ops.aten.embedding_dense_backward(g, indices, *options)  # type: ignore[no-any-return]
+    dense: Tensor = torch.ops.aten.embedding_dense_backward(g, indices, *options)
+    return dense
 
 
 def _add_scatter(gradient: Tensor, indices: Tensor, g: Tensor, options: _Options) -> object:

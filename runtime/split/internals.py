@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -46,6 +47,9 @@ transforms_active: Callable[[], bool] = getattr(
 autocast_active: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 """Whether autocast is on for any device; without the reader, each device is asked."""
 
+
+BlindToSubclasses: Callable[[], AbstractContextManager[None]] = torch._C.DisableTorchFunctionSubclass
+"""The guard that torch's own manual on `__torch_function__` uses; the one that can be compiled."""
 
 grouped_product: Callable[..., Tensor] | None = getattr(torch, "_grouped_mm", None)
 """What `F.grouped_mm` calls, by which a call of it is known."""

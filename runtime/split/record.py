@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .errors import SplitError
 from .internals import engine_backward
-from .leaf import Leaf, Target, hooked
+from .leaf import Leaf, Target
 
 
 def column_sums(rows: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def accumulate(record: Record) -> None:
             elif gradient is None:
                 parameter.grad = _fresh(formula, target, x, g, extra)
             else:
-                formula.add(target.of(gradient), x, g, extra)
+                formula.add(target.of(gradient) if target.steps else gradient, x, g, extra)
             if bias is not None:
                 _add_bias(engine, bias, formula.total(g))
     if engine:
@@ -114,7 +114,7 @@ def accumulate(record: Record) -> None:
 
 def _by_hand(parameter: nn.Parameter, gradient: Tensor | None, target: Target | None) -> bool:
     """Whether nobody can tell work on `.grad` from what the engine would have done."""
-    if hooked(parameter):
+    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
         return False
     if gradient is None:
         return True

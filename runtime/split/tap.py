@@ -21,7 +21,7 @@ from .composite import opened
 from .convolution import convolution
 from .embedding import embedding
 from .grouped import grouped_mm
-from .internals import grouped_product, transforms_active
+from .internals import BlindToSubclasses, grouped_product, transforms_active
 from .leaf import Step, Target
 from .product import addmm, linear, matmul
 from .scope import Scope
@@ -58,7 +58,10 @@ def add_taps(scope: Scope) -> None:
     def route(
         cls: type, func: Any, types: Arguments, args: Arguments = (), named: Named | None = None
     ) -> Any:
-        if is_compiling() or scope.record is None:
+        if is_compiling():  # torch.compile traces this line and the next, and forgets the taps
+            with BlindToSubclasses():
+                return func(*args, **(named or {}))
+        if scope.record is None:
             return _blindly(func, types, args, named or {})
         if not ordinary.issuperset(types):
             return _untapped(scope, func, args, named or {})
@@ -69,7 +72,7 @@ def add_taps(scope: Scope) -> None:
                 return result
         return _uncovered(scope, func, types, args, named or {})
 
-    body = {"__torch_function__": classmethod(route)}  # no other kind can be compiled
+    body: dict[str, Any] = {"__torch_function__": classmethod(route)}  # no other kind can be compiled
     scope.tap = type("Tap", (nn.Parameter,), dict(body))
     scope.view = type("TapView", (Tensor,), dict(body))
     ordinary = scope.ordinary = frozenset((Tensor, nn.Parameter, scope.tap, scope.view))

@@ -60,7 +60,9 @@ def test_single_precision() -> None:
 def test_any_number_of_dimensions(shape: tuple[int, ...]) -> None:
     """A linear layer is deferred for one row, for a matrix, and for any batch, even an empty one."""
     module = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4)).double()
-    assert_as_plain(module, floats(*shape), deferred={name for name, _ in module.named_parameters()})
+    assert_as_plain(
+        module, floats(*shape), deferred={name for name, _ in module.named_parameters()}
+    )
 
 
 class Tied(nn.Module):
@@ -289,7 +291,9 @@ def test_convolution_and_batch_norm() -> None:
 def test_convolution_options(layer: nn.Module, shape: tuple[int, ...]) -> None:
     """Stride, padding in numbers and words, dilation and groups count as in plain backward."""
     module = nn.Sequential(layer, nn.Tanh()).double()
-    assert_as_plain(module, floats(*shape), deferred={name for name, _ in module.named_parameters()})
+    assert_as_plain(
+        module, floats(*shape), deferred={name for name, _ in module.named_parameters()}
+    )
 
 
 def test_convolution_left_in_b() -> None:

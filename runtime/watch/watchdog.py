@@ -1,0 +1,282 @@
+"""The watchdog: a thread per rank that notices failures anywhere and ends this rank in time."""
+
+import contextlib
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch.distributed import ProcessGroup, Store
+
+from pipec.findings import Place
+from pipec.program.program import Program
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.watch.ending import close_groups
+from pipec.runtime.watch.progress import BEAT, IDLE, POSITION, STEP, Board, Seen
+from pipec.runtime.watch.story import chain, standing
+from pipec.source import Span
+
+_PERIOD = 0.1
+"""Seconds between two looks."""
+
+_GRACE = 2.0
+"""Seconds that a rank gets to leave its step by itself after a failure."""
+
+_STALE = 2.0
+"""Seconds without a heartbeat after which a rank counts as stopped."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a pipeline ended: the first reason that any rank reported."""
+
+    rank: int
+    message: str
+    instruction: str | None = None
+    index: int | None = None
+    span: tuple[int, int] | None = None
+
+    @property
+    def place(self) -> Place | None:
+        """The instruction that failed."""
+        if self.instruction is None or self.index is None:
+            return None
+        span = Span(*self.span) if self.span else None
+        return Place(self.rank, self.index, self.instruction, span)
+
+
+def failure_at(rank: int, message: str, where: Place | None) -> Failure:
+    """A failure at an instruction."""
+    if where is None:
+        return Failure(rank, message)
+    span = (where.span.start, where.span.end) if where.span else None
+    return Failure(rank, message, where.instruction, where.index, span)
+
+
+class Watchdog:
+    """Watches one pipeline on one rank.
+
+    The loop stores its position in `board.line`; everything else happens in the thread: it reads a
+    flag in the store that any rank raises when it fails, follows the chain of waits when nothing has
+    moved for `timeout` seconds, and closes the groups, so that the main thread leaves its wait. If
+    it does not (it is stuck in the user's code), the process is ended.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        store: Store,
+        key: str,
+        rank: int,
+        remote: Sequence[int],
+        groups: Sequence[ProcessGroup],
+        timeout: float,
+    ):
+        """remote: the ranks on other hosts, whose lines come through the store."""
+        self.board = board
+        self.failure: Failure | None = None
+        self._store, self._key = store, key
+        self._rank, self._remote, self._groups = rank, remote, groups
+        self._timeout = timeout
+        self._program: Program | None = None
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._left = threading.Event()
+        self._left.set()
+        self._beats: dict[int, tuple[int, float]] = {}
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="pipec watchdog")
+        self._thread.start()
+
+    # --- called by the step -------------------------------------------------------------------------
+
+    def enter(self, program: Program) -> None:
+        """A step begins. Raises `PipelineError` if the pipeline failed before."""
+        if self.failure is not None:
+            raise self.error("the pipeline failed before and cannot go on")
+        self._program = program
+        self.board.line[POSITION] = 0
+        self.board.line[STEP] += 1
+        self._left.clear()
+
+    def leave(self) -> None:
+        """A step ended, well or not."""
+        self.board.line[POSITION] = IDLE
+        self._left.set()
+
+    def report(self, failure: Failure) -> Failure:
+        """Tell all ranks; the first reason wins and is returned."""
+        text = self.board.reason() or json.dumps(asdict(failure))
+        with contextlib.suppress(RuntimeError):
+            text = self._store.compare_set(f"{self._key}/failed", "", text).decode()
+        return self._fail(text)
+
+    def broken(self, error: BaseException) -> Failure:
+        """A wait ended with an error: somebody else failed. Find out who; report it if nobody has."""
+        deadline = time.monotonic() + 1.5
+        while self.failure is None and time.monotonic() < deadline:
+            if reason := self.board.reason():
+                return self._fail(reason)
+            dead = self._dead()
+            if dead is not None:
+                return self.report(self._death(dead))
+            self._ended.wait(0.02)
+        if self.failure is not None:
+            return self.failure
+        return self.report(self._lost(error))
+
+    def error(self, message: str) -> PipelineError:
+        """The error that a step ends with: the first failure, and what this rank was doing."""
+        failure = self.failure
+        if failure is None:
+            return PipelineError(message)
+        program = self._program
+        source = program.origins.source if program else None
+        return PipelineError(
+            f"{failure.message}; {message}", place=failure.place, source=source, code="failed"
+        )
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._ended.set()
+
+    # --- the thread ---------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        last, since = -1, time.monotonic()
+        published = 0.0
+        while not self._ended.wait(_PERIOD):
+            line = self.board.line
+            line[BEAT] += 1
+            now = time.monotonic()
+            try:
+                self._look(now - published > 0.5)
+                published = now if now - published > 0.5 else published
+            except RuntimeError as error:
+                if self._left.is_set():
+                    continue
+                gone = Failure(0, f"the store of rank 0 is gone ({_short(error)})")
+                self._fail(self.board.reason() or json.dumps(asdict(gone)))
+            if self.failure is not None:
+                self._end()
+                return
+            position = line[POSITION] + (line[STEP] << 40)
+            if position != last or self._left.is_set():
+                last, since = position, now
+            elif now - since > self._timeout:
+                self.report(self._hang())
+
+    def _look(self, exchange: bool) -> None:
+        """Look for news: on this host's board, then in the store."""
+        if reason := self.board.reason():
+            self._fail(reason)
+        elif self._store.check([f"{self._key}/failed"]):
+            self._fail(self._store.get(f"{self._key}/failed").decode())
+        elif self._remote and exchange:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Publish this rank's line and read those of other hosts."""
+        seen = self.board.read(self._rank)
+        self._store.set(f"{self._key}/at/{self._rank}", json.dumps(asdict(seen)))
+        for rank in self._remote:
+            if self._store.check([f"{self._key}/at/{rank}"]):
+                self.board.write(
+                    rank, Seen(**json.loads(self._store.get(f"{self._key}/at/{rank}")))
+                )
+
+    def _fail(self, text: str) -> Failure:
+        """Note the first reason, and pass it on to the ranks of this host."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = _parsed(text)
+                self.board.give_reason(text)
+            return self.failure
+
+    def _end(self) -> None:
+        """Free the main thread; if it does not come, end the process."""
+        close_groups(self._groups)
+        if self._left.wait(_GRACE):
+            return
+        failure = self.failure
+        message = failure.message if failure else "unknown"
+        sys.stderr.write(f"pipec: rank {self._rank} is ended: {message}\n")
+        sys.stderr.write("pipec: its main thread did not return; its threads are here:\n")
+        sys.stderr.flush()
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        os._exit(1)
+
+    # --- who is to blame ----------------------------------------------------------------------------
+
+    def _hang(self) -> Failure:
+        assert self._program is not None
+        found = chain(self._program, self._rank, self.board.read)
+        culprit = found.culprit
+        stopped = self._is_stale(culprit)
+        blame = f"rank {culprit} does not move"
+        if stopped:
+            blame = f"rank {culprit} is stopped or unreachable (its record is not renewed)"
+        message = f"nothing has moved for {self._timeout:g} s: {found}; {blame}"
+        return failure_at(culprit, message, found.place)
+
+    def _is_stale(self, rank: int) -> bool:
+        """Whether a rank's watchdog has stopped; judged by watching, not by its clock."""
+        before = self.board.read(rank).beat
+        time.sleep(_PERIOD * 5)
+        return rank != self._rank and self.board.read(rank).beat == before
+
+    def _dead(self) -> int | None:
+        """A rank of this host whose process is gone."""
+        for rank in range(self._program.ranks if self._program else 0):
+            process = self.board.read(rank).process
+            if rank in self._remote or rank == self._rank or not process:
+                continue
+            if not _alive(process):
+                return rank
+        return None
+
+    def _death(self, rank: int) -> Failure:
+        assert self._program is not None
+        seen = standing(self._program, rank, self.board.read(rank))
+        return failure_at(rank, f"rank {rank} died; last seen: {seen.sentence}", seen.place)
+
+    def _lost(self, error: BaseException) -> Failure:
+        assert self._program is not None
+        seen = standing(self._program, self._rank, self.board.read(self._rank))
+        peer = "" if seen.waits_for is None else f" to rank {seen.waits_for}"
+        message = f"the connection{peer} broke: {_short(error)}; {seen.sentence}"
+        return failure_at(self._rank, message, seen.place)
+
+
+def _parsed(text: str) -> Failure:
+    fields: dict[str, Any] = json.loads(text)
+    fields["span"] = tuple(fields["span"]) if fields["span"] else None
+    return Failure(**fields)
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _alive(process: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        if os.path.isdir("/proc/self"):
+            return False
+    except OSError:
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
