@@ -1,6 +1,6 @@
 """What it costs to run a stage's backward as B and W instead of at once.
 
-    python bench/split_backward.py [--rounds 11] [--widths 64 512] [--system-malloc]
+    python bench/split_backward.py [--rounds 11] [--widths 64 512]
 
 Three ways over the same module and microbatches, in turn, step by step: plain autograd (a forward
 and a backward per microbatch), this project's Split, and torch's own split
@@ -8,16 +8,11 @@ and a backward per microbatch), this project's Split, and torch's own split
 round, for B + W and for F + B + W, as minimum, median and maximum over the rounds. Before anything
 is timed the gradients of the three ways are compared. One thread, float32, eight microbatches of
 4 x 64 tokens a step, W at once after B.
-
-Unless told otherwise the allocator keeps freed memory, as a GPU's caching allocator does: glibc
-else hands the top of the heap back after every W and takes a page fault for each page of the next B
-(up to 4 % of a B at width 512), in a pattern that depends on the order of all frees before.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import os
 import statistics
@@ -150,7 +145,10 @@ def measure(build: Callable[[int], nn.Module], width: int, rounds: int) -> None:
         statistics.median(result["plain"][part] for result in results) / count * 1e6
         for part in (0, 1)
     )
-    print(f"{build.__name__}, width {width}: plain F {forward:.0f} us, B {backward:.0f} us")
+    print(
+        f"{build.__name__}, width {width}: plain F {forward:.0f} us, B {backward:.0f} us; "
+        f"held from B to W {held(module, inputs[0], seeds[0]):.2f} MiB a microbatch"
+    )
     for name in ("pipec", "torch"):
         split = [result[name][1] / result["plain"][1] for result in results]
         total = [sum(result[name]) / sum(result["plain"]) for result in results]
@@ -175,12 +173,12 @@ def one_round(
     return taken
 
 
-def keep_freed_memory() -> None:
-    """Tells glibc not to return memory to the system: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-1, 1 << 30)
-        mallopt(-3, 32 << 20)
+def held(module: nn.Module, x: Tensor, seed: Tensor) -> float:
+    """MiB that a microbatch holds between its B and its W."""
+    split = Split(module)
+    record = split.record()
+    split.backward(record, [split.forward(record, module, x)], [seed])
+    return record.held_bytes() / 2**20
 
 
 def spread(values: list[float]) -> str:
@@ -191,11 +189,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 512])
-    parser.add_argument("--system-malloc", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if not arguments.system_malloc:
-        keep_freed_memory()
     load = os.getloadavg()[0]
     print(f"torch {torch.__version__}, 1 thread, load {load:.1f}, {arguments.rounds} rounds;")
     print(f"{MICROBATCHES} microbatches of {BATCH} x {TOKENS} tokens; ratios: min median max")

@@ -1,1 +1,8 @@
 """The executor: runs a verified plan with torch.distributed (imported as `pipec.runtime`)."""
+
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.listener import Listener, Point
+from pipec.runtime.pipeline import Pipeline
+from pipec.runtime.specs import TensorSpec
+
+__all__ = ["Listener", "Pipeline", "PipelineError", "Point", "TensorSpec"]

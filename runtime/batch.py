@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from pipec.runtime.errors import PipelineError
+from torch import Tensor
 
 Microbatch = tuple[Any, ...]
 

@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
-from torch.distributed import Store
-
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.specs import Specs, decode, encode, specs_of, wordy
+from torch import Tensor
+from torch.distributed import Store
 
 
 class Boundary:

@@ -8,6 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pipec.runtime.boundary import Boundary
+from pipec.runtime.copies import Copies
+from pipec.runtime.held import Ends, Held, Run
+from pipec.runtime.listener import Listener, Point
+from pipec.runtime.messages import Incoming, Line, Outgoing
+from pipec.runtime.retire import retirements
+from pipec.runtime.specs import Specs
+from pipec.runtime.split import Split
+from pipec.runtime.wires import Wire
 from torch import nn
 from torch.distributed import Store
 
@@ -15,14 +24,6 @@ from pipec.program.effects import COMPUTE, Kind, Step
 from pipec.program.graph import Topology
 from pipec.program.plan import Plan
 from pipec.program.program import Program
-from pipec.runtime.boundary import Boundary
-from pipec.runtime.copies import Copies
-from pipec.runtime.held import Ends, Held, Run
-from pipec.runtime.messages import Incoming, Line, Outgoing
-from pipec.runtime.retire import retirements
-from pipec.runtime.specs import Specs
-from pipec.runtime.split import Split
-from pipec.runtime.wires import Wire
 
 WAIT = 1
 """Added to twice a row's index while the row waits for its message."""
@@ -46,6 +47,7 @@ class Context:
     declared: Mapping[int, Specs]
     copies: Copies
     failed: Callable[[], bool]
+    listeners: Sequence[Listener]
 
 
 class Stream:
@@ -131,23 +133,23 @@ class Stream:
         ahead = self._context.ahead
         posts = dict(zip(receives, receives[ahead:], strict=False))
         for row in receives[:ahead]:
-            self._add(self._rows.start, incoming[row].post)
-        through: dict[int, list[Run]] = defaultdict(list)
+            self._add(row, incoming[row].post)
+        through: dict[int, list[tuple[int, Run]]] = defaultdict(list)
         last_uses = retirements(self.program, self._context.rank)
         endings: list[tuple[int, Run]] = []
         for row in self._rows:
-            for retire in through.pop(row, ()):
-                self._add(row, retire)
+            for send, retire in through.pop(row, ()):
+                self._add(send, retire, WAIT)
             match Kind(int(self.program.kind[row])):
                 case Kind.RECV:
                     if row in posts:
-                        self._add(row, incoming[posts[row]].post)
+                        self._add(posts[row], incoming[posts[row]].post)
                 case Kind.SEND:
                     outgoing = self._send(row)
                     self._add(row, outgoing.post)
                     endings.append((row, outgoing.retire))
                     if row in last_uses and self._context.wire.retires:
-                        through[last_uses[row]].append(outgoing.retire)
+                        through[last_uses[row]].append((row, outgoing.retire))
                 case Kind.SUM:
                     stage = int(self.program.operation[row])
                     self._add(row, partial(self._context.copies.post, stage))
@@ -164,7 +166,12 @@ class Stream:
             self._add(row, wait, WAIT)
 
     def _add(self, row: int, run: Run, waiting: int = 0) -> None:
-        self.steps.append((2 * (row - self._rows.start) + waiting, run))
+        index = row - self._rows.start
+        if self._context.listeners:
+            point = Point(index, self.program.instruction(row), bool(waiting))
+            for listener in self._context.listeners:
+                run = listener.wrap(point, run)
+        self.steps.append((2 * index + waiting, run))
 
     def _mark_splits(self) -> None:
         """A microbatch with B and W apart is recorded in F; one with BW is run plainly."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.strict import StrictWire
+from pipec.runtime.wires import GroupWire, Wire
 from torch.distributed import ProcessGroup, Store
 
 from pipec.program.graph import Channels, Topology
 from pipec.program.plan import Plan
-from pipec.runtime.errors import PipelineError
-from pipec.runtime.strict import StrictWire
-from pipec.runtime.wires import GroupWire, Wire
 
 FOREVER = timedelta(days=30)
 """The timeout of the groups: the pipeline's own watchdog is faster and knows more."""

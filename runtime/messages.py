@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
 from pipec.runtime.boundary import Boundary
 from pipec.runtime.wires import Handle, Wire
+from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
 

@@ -1,11 +1,24 @@
 """The pipeline: a verified plan and the stages of this rank, run step by step."""
 
 import gc
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from pipec.runtime import groups as process_groups
+from pipec.runtime.batch import microbatches
+from pipec.runtime.copies import Copies, equalise
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.executor import Context, Stream
+from pipec.runtime.held import Ends
+from pipec.runtime.listener import Listener
+from pipec.runtime.specs import TensorSpec, declared
+from pipec.runtime.split import Split
+from pipec.runtime.watch.progress import POSITION, Board
+from pipec.runtime.watch.watchdog import Watchdog, failure_at
+from pipec.runtime.wires import Wire
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
@@ -14,16 +27,6 @@ from pipec.lower.forward_only import forward_only
 from pipec.program.effects import COMPUTE
 from pipec.program.graph import Channels
 from pipec.program.plan import Plan
-from pipec.runtime import groups as process_groups
-from pipec.runtime.batch import microbatches
-from pipec.runtime.copies import Copies, equalise
-from pipec.runtime.errors import PipelineError
-from pipec.runtime.executor import Context, Stream
-from pipec.runtime.held import Ends
-from pipec.runtime.specs import TensorSpec, declared
-from pipec.runtime.split import Split
-from pipec.runtime.watch.progress import POSITION, Board
-from pipec.runtime.watch.watchdog import Watchdog, failure_at
 from pipec.verify.place import place
 
 AHEAD = 4
@@ -67,6 +70,7 @@ class Pipeline:
         keep_outputs: bool = False,
         check_finite: bool = False,
         timeout: float = 300.0,
+        listeners: Sequence[Listener] = (),
     ):
         self.plan = plan
         self._group = _group(group, plan)
@@ -90,6 +94,7 @@ class Pipeline:
         self._keep_outputs = keep_outputs
         self._splits = {stage: Split(module) for stage, module in self._stages.items()}
         self._shapes = {stage: declared(values) for stage, values in (shapes or {}).items()}
+        self._listeners = tuple(listeners)
         self._epoch = 0
         self._streams: dict[str, Stream] = {}
         self._key = f"pipec/{agreed.token}"
@@ -106,6 +111,7 @@ class Pipeline:
             [*groups, *dict.fromkeys(twice.values())],
             timeout,
         )
+        self._finalizer = weakref.finalize(self, _close, self._watchdog, self._wire)
 
     # --- steps --------------------------------------------------------------------------------------
 
@@ -147,9 +153,8 @@ class Pipeline:
         self._streams.clear()
 
     def close(self) -> None:
-        """Let go of threads. The process groups stay as they are."""
-        self._watchdog.close()
-        self._wire.close()
+        """Let go of threads, as happens at exit too. The process groups stay as they are."""
+        self._finalizer()
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -177,6 +182,7 @@ class Pipeline:
                 self._shapes,
                 self._copies,
                 lambda: self._watchdog.failure is not None,
+                self._listeners,
             )
             program = program if trains else forward_only(program)
             stream = self._streams[mode] = Stream(context, program, self._ends, trains)
@@ -249,6 +255,11 @@ class Pipeline:
             return None
         total = torch.stack([loss.reshape(()) for loss in losses]).sum()
         return total / len(losses) if self._reduction == "mean" else total
+
+
+def _close(watchdog: Watchdog, wire: Wire) -> None:
+    watchdog.close()
+    wire.close()
 
 
 def _group(group: ProcessGroup | None, plan: Plan) -> ProcessGroup:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from pipec.runtime.errors import PipelineError
+from torch import Tensor
 
 
 @dataclass(frozen=True)

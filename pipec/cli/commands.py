@@ -265,7 +265,8 @@ def _timeline(compiled: Compiled, channels: Channels) -> tuple[Timeline, Any]:
     certificate = certify(compiled, Settings(channels=channels))
     if certificate.report is None:
         raise PipecError(certificate.findings, compiled.source)
-    graph = event_graph(compiled.program, Links(compiled.program), channels)
+    links, serial = Links(compiled.program), compiled.costs.serial
+    graph = event_graph(compiled.program, links, channels, whole_pairs=not serial)
     time = timeline(graph, durations(compiled.program, compiled.costs))
     return time, report(compiled.program, time, usage(compiled.program, compiled.memory, time))
 

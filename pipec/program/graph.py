@@ -60,13 +60,21 @@ def order_graph(order: Order) -> Graph:
     return Graph(order, everything, everything, waits, order.rank)
 
 
-def event_graph(program: Program, links: Links, channels: Channels) -> Graph:
-    """The graph of a program whose SENDs, RECVs and SUMs all meet (see `Links`)."""
+def event_graph(
+    program: Program, links: Links, channels: Channels, whole_pairs: bool = True
+) -> Graph:
+    """The graph of a program whose SENDs, RECVs and SUMs all meet (see `Links`).
+
+    An OVERLAP waits for both its inputs before it begins, unless `whole_pairs` is false: then each
+    half waits for its own, as when the halves run one after the other. Verdicts use the former.
+    """
     tagged = channels.topology == "tagged"
     ends = links.by_operation if tagged else links.messages
     event, row = _events(program, ends, links.sums, channels.credits)
     count = len(row)
     waits = _compute_waits(program, _arrival(program), event, count)
+    if not whole_pairs:
+        waits[2, event[program.pairs[0]]] = count
     unit = _unit_before(program)
     _messages(ends, channels, event, unit, _queue_before(program, channels.topology), waits)
     _sums(program, links.sums, event, unit, waits)

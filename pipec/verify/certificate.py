@@ -64,8 +64,8 @@ def verify(
         findings += [replace(finding, hint=_way_out(safety, channels)) for finding in stuck]
     if findings:
         return Certificate(tuple(findings), channels, safety, None, str(costs))
-    time = timeline(event_graph(program, links, channels), durations(program, costs))
-    graph = time.graph
+    graph = event_graph(program, links, channels, whole_pairs=not costs.serial)
+    time = timeline(graph, durations(program, costs))
     assert proven(graph.waits, time.spans, time.rises), "the sweep is wrong: a bug of pipec"
     used = usage(program, memory, time)
     found = tuple(memory_limit(program, memory, used))

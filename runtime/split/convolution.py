@@ -11,6 +11,7 @@ from torch.autograd.function import Function
 
 from .autocast import autocast_dtype, cast
 from .internals import direct_apply
+from .leaf import Bias
 from .record import Formula
 from .scope import Scope
 
@@ -49,9 +50,9 @@ def convolution(
     if pad is None:
         return NotImplemented
     geometry = _Geometry(_ints(stride, dims), pad, wide, groups, kernel)
-    weight, hidden, owed = target.alias, None, None
-    if id(bias) in scope.owed:
-        hidden, owed, bias = bias, bias, None
+    weight, hidden, owed = target.alias, None, scope.owed.get(id(bias))
+    if owed is not None:
+        hidden, bias = bias, None
     dtype = autocast_dtype(input)
     if dtype is not None:
         input, weight = cast(input, dtype), target.cast(dtype)
@@ -83,7 +84,7 @@ class _Convolution(Function):
         record.defer(KERNEL, target, x, g, geometry, owed)
         needs = ctx.needs_input_grad
         dx = _gradients(x, g, weight, geometry, [True, False, False])[0] if needs[0] else None
-        return dx, _channel_sums(g) if needs[1] else None, None, None, None
+        return dx, _new_bias(g) if needs[1] else None, None, None, None
 
 
 _apply = direct_apply(_Convolution)
@@ -129,8 +130,12 @@ def _add_kernel(gradient: Tensor, x: Tensor, g: Tensor, geometry: _Geometry) -> 
     return gradient.add_(_new_kernel(x, g, geometry))
 
 
-def _channel_sums(g: Tensor) -> Tensor:
+def _new_bias(g: Tensor) -> Tensor:
     return g.sum((0, *range(2, g.dim())))
 
 
-KERNEL = Formula(_new_kernel, _add_kernel, _channel_sums)
+def _add_bias(gradient: Tensor, g: Tensor, _: Bias) -> object:
+    return gradient.add_(_new_bias(g))
+
+
+KERNEL = Formula(_new_kernel, _add_kernel, _new_bias, _add_bias)

@@ -35,6 +35,24 @@ class Leaf:
         self.whole = Target(self, self.alias, ())
 
 
+class Bias:
+    """A bias whose gradient may be deferred together with its weight's."""
+
+    __slots__ = ("_ones", "parameter")
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self.parameter = parameter
+        self._ones = parameter.new_ones(0)
+
+    def ones(self, columns: Tensor) -> Tensor:
+        """A vector of ones to sum columns (n, m) with; kept, since m seldom changes."""
+        ones = self._ones
+        same = ones.shape[0] == columns.shape[1] and ones.dtype == columns.dtype
+        if not same or ones.device != columns.device:
+            ones = self._ones = columns.new_ones(columns.shape[1])
+        return ones
+
+
 class Target:
     """A parameter or a view of one, such as `p.t()` or `p[2]`: where a deferred gradient goes."""
 

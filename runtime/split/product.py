@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from .autocast import autocast_dtype, cast
 from .internals import autocast_active, direct_apply
-from .leaf import Target
+from .leaf import Bias, Target
 from .record import Formula
 from .scope import Scope
 
@@ -54,11 +54,13 @@ def matmul(scope: Scope, *operands: Tensor, **named: Any) -> Any:
 
 
 def _affine(scope: Scope, x: Tensor, target: Target, bias: Tensor | None) -> Any:
-    if type(x) not in scope.ordinary or (bias is not None and bias.dim() != 1):
+    if type(x) not in scope.ordinary or x.layout is not torch.strided:
         return NotImplemented
-    weight, hidden, owed = target.alias, None, None
-    if id(bias) in scope.owed:
-        hidden, owed, bias = bias, bias, None
+    if bias is not None and bias.dim() != 1:
+        return NotImplemented
+    weight, hidden, owed = target.alias, None, scope.owed.get(id(bias))
+    if owed is not None:
+        hidden, bias = bias, None
     if autocast_active() and (dtype := autocast_dtype(x)) is not None:
         x, weight = cast(x, dtype), target.cast(dtype)
         bias = None if bias is None else cast(bias, dtype)
@@ -91,7 +93,7 @@ class _Affine(Function):
         record, target, owed = ctx.debt
         needs = ctx.needs_input_grad
         rows = g if g.dim() == 2 else g.reshape(-1, weight.shape[0])
-        record.defer(OUTER, target, x, rows, None, owed)
+        record.defer(OUTER, target, x, rows.t(), None, owed)
         dx = rows.mm(weight) if needs[0] else None
         if dx is not None and rows is not g:
             dx = dx.view_as(x)
@@ -101,9 +103,10 @@ class _Affine(Function):
 def _product(scope: Scope, x: Tensor, target: Target, apply: Callable[..., Tensor]) -> Any:
     """A product without folding or broadcasting: 2 by 2 or 3 by 3 dimensions."""
     weight = target.alias
-    if type(x) not in scope.ordinary or x.dim() != weight.dim() or x.dim() > 3:
+    if type(x) not in scope.ordinary or x.layout is not torch.strided:
         return NotImplemented
-    if x.dim() == 3 and x.shape[0] != weight.shape[0]:
+    batches = weight.shape[:-2]
+    if len(batches) > 1 or x.dim() != weight.dim() or x.shape[:-2] != batches:
         return NotImplemented
     dtype = autocast_dtype(x)
     if dtype is not None:
@@ -155,14 +158,24 @@ class _Left(Function):
 _apply_affine, _RIGHT, _LEFT = direct_apply(_Affine), direct_apply(_Right), direct_apply(_Left)
 
 
-def _new_outer(x: Tensor, rows: Tensor, _: None) -> Tensor:
-    return torch.mm(rows.t(), x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
+def _new_outer(x: Tensor, columns: Tensor, _: None) -> Tensor:
+    return torch.mm(columns, x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
 
 
-def _add_outer(gradient: Tensor, x: Tensor, rows: Tensor, _: None) -> object:
-    if gradient.dtype != rows.dtype:  # autocast: the product in its type, one addition in ours
-        return gradient.add_(_new_outer(x, rows, None))
-    return gradient.addmm_(rows.t(), x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
+def _add_outer(gradient: Tensor, x: Tensor, columns: Tensor, _: None) -> object:
+    if gradient.dtype != x.dtype:  # autocast: the product in its type, one addition in ours
+        return gradient.add_(_new_outer(x, columns, None))
+    return gradient.addmm_(columns, x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
+
+
+def _new_bias(columns: Tensor) -> Tensor:
+    return columns.sum(1)
+
+
+def _add_bias(gradient: Tensor, columns: Tensor, bias: Bias) -> object:
+    if gradient.dtype != columns.dtype or gradient.dtype not in (torch.float32, torch.float64):
+        return gradient.add_(columns.sum(1))
+    return gradient.addmv_(columns, bias.ones(columns))  # half the time of a sum and an addition
 
 
 def _new_product(left: Tensor, right: Tensor, _: None) -> Tensor:
@@ -175,5 +188,5 @@ def _add_product(gradient: Tensor, left: Tensor, right: Tensor, _: None) -> obje
     return gradient.addmm_(left, right) if gradient.dim() == 2 else gradient.baddbmm_(left, right)
 
 
-OUTER = Formula(_new_outer, _add_outer)
+OUTER = Formula(_new_outer, _add_outer, _new_bias, _add_bias)  # g comes as its columns, g^T
 PRODUCT = Formula(_new_product, _add_product)

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from .errors import SplitError
 from .internals import engine_backward
-from .leaf import Leaf, Target
-
-
-def column_sums(rows: Tensor) -> Tensor:
-    """The gradient of a bias (n) that was added to rows (m, n)."""
-    return rows.sum(0)
+from .leaf import Bias, Leaf, Target
 
 
 class Formula(NamedTuple):
@@ -25,11 +20,13 @@ class Formula(NamedTuple):
     """A fresh weight gradient, in the shape of the target."""
     add: Callable[[Tensor, Tensor, Tensor, Any], object]
     """Adds the weight gradient into its first argument in place; fused, where that exists."""
-    total: Callable[[Tensor], Tensor] = column_sums
-    """The gradient of the bias, from g alone."""
+    new_bias: Callable[[Tensor], Tensor] | None = None
+    """A fresh gradient of the bias, from g alone; None for operations without a bias."""
+    add_bias: Callable[[Tensor, Tensor, Bias], object] | None = None
+    """Adds the bias's gradient into its first argument in place."""
 
 
-Piece = tuple[Formula, Target, Tensor, Tensor, Any, nn.Parameter | None, int]
+Piece = tuple[Formula, Target, Tensor, Tensor, Any, Bias | None, int]
 """One deferred layer: formula, target, x, g, extra, bias, and the sum of x's and g's versions, by
 which a change in place before W is noticed. A plain tuple, since one is made per layer in B."""
 
@@ -38,14 +35,16 @@ class Record:
     """What one microbatch owes between its B and its W; reusable after `Split.weights` or `clear`.
 
     Holds x and g of every covered operation, and nothing else of the microbatch's graph.
-    `taken` are the parameters that were tapped in F, so that a recomputation in B decides alike.
+    `taken` and `owed` are the weights and biases that could be deferred in F, so that a
+    recomputation in B decides alike.
     """
 
-    __slots__ = ("deferring", "pieces", "taken")
+    __slots__ = ("deferring", "owed", "pieces", "taken")
 
     def __init__(self) -> None:
         self.pieces: list[Piece] = []
         self.taken: list[Leaf] = []
+        self.owed: dict[int, Bias] = {}
         self.deferring = False
 
     def __len__(self) -> int:
@@ -54,7 +53,7 @@ class Record:
     def clear(self) -> None:
         """Forgets the microbatch and what it owes."""
         self.pieces.clear()
-        self.taken = []
+        self.taken, self.owed = [], {}
 
     def held_bytes(self) -> int:
         """Bytes of memory kept alive for W, each storage counted once."""
@@ -68,7 +67,7 @@ class Record:
         x: Tensor,
         g: Tensor,
         extra: Any = None,
-        bias: nn.Parameter | None = None,
+        bias: Bias | None = None,
     ) -> None:
         """Keeps one layer's weight gradient for W. Called by the covered operations' backward."""
         if not self.deferring:
@@ -76,7 +75,7 @@ class Record:
                 "split-outside",
                 f"the backward of a layer with weight {tuple(target.alias.shape)} ran by itself",
                 expected="to be run by Split.backward",
-                found="autograd called from elsewhere, such as torch.autograd.grad in a forward",
+                found="autograd called elsewhere, as by torch.autograd.grad in a forward",
                 hint="call Split.backward, or leave the layer whole: Split(module, leave=[layer])",
             )
         x = x.detach()  # its graph is not needed any more
@@ -106,7 +105,7 @@ def accumulate(record: Record) -> None:
             else:
                 formula.add(target.of(gradient) if target.steps else gradient, x, g, extra)
             if bias is not None:
-                _add_bias(engine, bias, formula.total(g))
+                _settle_bias(engine, formula, g, bias)
     if engine:
         engine_backward(list(engine), list(engine.values()))
     record.clear()
@@ -123,14 +122,19 @@ def _by_hand(parameter: nn.Parameter, gradient: Tensor | None, target: Target | 
     return target is None or not target.steps or gradient.stride() == target.leaf.alias.stride()
 
 
-def _add_bias(engine: dict[nn.Parameter, Tensor], bias: nn.Parameter, total: Tensor) -> None:
-    gradient = bias.grad
-    if not _by_hand(bias, gradient, None):
-        engine[bias] = engine[bias] + total if bias in engine else total.to(bias.dtype)
+def _settle_bias(
+    engine: dict[nn.Parameter, Tensor], formula: Formula, g: Tensor, bias: Bias
+) -> None:
+    assert formula.new_bias is not None and formula.add_bias is not None
+    parameter = bias.parameter
+    gradient = parameter.grad
+    if not _by_hand(parameter, gradient, None):
+        total = formula.new_bias(g).to(parameter.dtype)
+        engine[parameter] = engine[parameter] + total if parameter in engine else total
     elif gradient is None:
-        bias.grad = total.to(bias.dtype)
+        parameter.grad = formula.new_bias(g).to(parameter.dtype)
     else:
-        gradient.add_(total)
+        formula.add_bias(gradient, g, bias)
 
 
 def _add_up(

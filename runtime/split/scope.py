@@ -8,7 +8,7 @@ from threading import get_ident
 from torch import Tensor, nn
 
 from .errors import SplitError
-from .leaf import Leaf, Target, hooked
+from .leaf import Bias, Leaf, Target, hooked
 from .record import Record
 
 
@@ -17,7 +17,7 @@ class Scope:
 
     Between `enter` and `leave` the class of its weights is `tap`, and `targets` knows, by identity,
     where the gradient of a weight or of a view of one may be deferred to. Biases keep their class:
-    `owed` are the identities of those whose gradient may be deferred with their weight's.
+    `owed` are, by identity, those whose gradient may be deferred with their weight's.
     """
 
     __slots__ = (
@@ -27,9 +27,9 @@ class Scope:
 
     def __init__(self, weights: Iterable[nn.Parameter], biases: Iterable[nn.Parameter]) -> None:
         self.leaves = [Leaf(weight) for weight in weights]
-        self.biases = list(biases)
+        self.biases = [Bias(bias) for bias in biases]
         self.targets: dict[int, Target] = {}
-        self.owed: frozenset[int] = frozenset()
+        self.owed: dict[int, Bias] = {}
         self.watched: dict[int, Leaf] = {}
         """Weights that have hooks: one read by an operation that is not covered is left in B."""
         self.record: Record | None = None
@@ -43,22 +43,31 @@ class Scope:
         """Turns the taps on for an F; the answer goes to `leave`."""
         outer = self._begin(record)
         if outer is not None:
-            record.taken = outer.taken
+            record.taken, record.owed = outer.taken, outer.owed
             return outer
-        self.owed = frozenset(
-            [id(bias) for bias in self.biases if bias.requires_grad and not hooked(bias)]
-        )
-        taken: list[Leaf] = []
-        record.taken = taken
+        record.owed = self.owed = {}
+        for bias in self.biases:
+            parameter = bias.parameter
+            if parameter.requires_grad and not hooked(parameter):
+                self.owed[id(parameter)] = bias
+        record.taken = []
         for leaf in self.leaves:
-            if leaf.parameter.requires_grad:
-                self._tap(leaf, taken)
+            parameter = leaf.parameter
+            if not parameter.requires_grad:
+                continue
+            if parameter.data_ptr() != leaf.pointer:
+                leaf.renew()
+            if not hooked(parameter) or self._watch(leaf):
+                self.targets[id(parameter)] = leaf.whole
+                record.taken.append(leaf)
+            parameter.__class__ = self.tap
         return None
 
     def enter_backward(self, record: Record) -> Record | None:
         """Turns the taps on for a B, for the same parameters as in this record's F."""
         outer = self._begin(record)
         if outer is None:
+            self.owed = record.owed
             for leaf in record.taken:
                 self.targets[id(leaf.parameter)] = leaf.whole
                 leaf.parameter.__class__ = self.tap
@@ -90,14 +99,7 @@ class Scope:
         self.record, self.thread = record, thread
         return outer
 
-    def _tap(self, leaf: Leaf, taken: list[Leaf]) -> None:
-        parameter = leaf.parameter
-        if parameter.data_ptr() != leaf.pointer:
-            leaf.renew()
-        watched = hooked(parameter)
-        if watched:
-            self.watched[id(parameter)] = leaf
-        if not watched or (leaf.seen and not leaf.mixed):
-            self.targets[id(parameter)] = leaf.whole
-            taken.append(leaf)
-        parameter.__class__ = self.tap
+    def _watch(self, leaf: Leaf) -> bool:
+        """Notes a weight that has hooks; whether it may be deferred, going by the forwards seen."""
+        self.watched[id(leaf.parameter)] = leaf
+        return leaf.seen and not leaf.mixed

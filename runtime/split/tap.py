@@ -2,8 +2,8 @@
 
 `p.__class__ = Tap` is legal (same memory layout), costs 0.1 us, and reaches the autograd engine's
 device threads, which a TorchFunctionMode does not. An operation in `COVERED` goes to its own
-autograd function; a view in `VIEWS` is remembered as one; a function in `COMPOSITES` is opened; anything
-else runs as if the parameter had its usual class, and so gets its gradient in B.
+autograd function, a view in `VIEWS` is remembered as one, a function in `COMPOSITES` is opened.
+Anything else runs as if the parameter had its usual class, and so gets its gradient in B.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .composite import opened
 from .convolution import convolution
 from .embedding import embedding
 from .grouped import grouped_mm
-from .internals import BlindToSubclasses, grouped_product, transforms_active
+from .internals import Blind, grouped_product, transforms_active
 from .leaf import Step, Target
 from .product import addmm, linear, matmul
 from .scope import Scope
@@ -59,7 +59,7 @@ def add_taps(scope: Scope) -> None:
         cls: type, func: Any, types: Arguments, args: Arguments = (), named: Named | None = None
     ) -> Any:
         if is_compiling():  # torch.compile traces this line and the next, and forgets the taps
-            with BlindToSubclasses():
+            with Blind():
                 return func(*args, **(named or {}))
         if scope.record is None:
             return _blindly(func, types, args, named or {})
@@ -72,7 +72,7 @@ def add_taps(scope: Scope) -> None:
                 return result
         return _uncovered(scope, func, types, args, named or {})
 
-    body: dict[str, Any] = {"__torch_function__": classmethod(route)}  # no other kind can be compiled
+    body: dict[str, Any] = {"__torch_function__": classmethod(route)}  # else it cannot be compiled
     scope.tap = type("Tap", (nn.Parameter,), dict(body))
     scope.view = type("TapView", (Tensor,), dict(body))
     ordinary = scope.ordinary = frozenset((Tensor, nn.Parameter, scope.tap, scope.view))

@@ -141,8 +141,10 @@ class Watchdog:
         )
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching; a thread that is inside C++ when the interpreter ends would abort it."""
         self._ended.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(2.0)
 
     # --- the thread ---------------------------------------------------------------------------------
 

@@ -133,3 +133,18 @@ def tokens(*shape: int, rows: int, count: int = 3) -> list[Inputs]:
 
 def as_tuple(outputs: Tensor | Inputs) -> Inputs:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)).double()
+
+
+def one_step(split: Split, module: nn.Module, x: Tensor) -> None:
+    record = split.record()
+    y = split.forward(record, module, x)
+    split.backward(record, [y], [torch.ones_like(y)])
+    split.weights(record)
+
+
+def plain_step(module: nn.Module, x: Tensor) -> None:
+    module(x).sum().backward()

@@ -58,7 +58,7 @@ def test_single_precision() -> None:
 
 @pytest.mark.parametrize("shape", [(8,), (5, 8), (2, 3, 8), (2, 1, 3, 8), (0, 8)])
 def test_any_number_of_dimensions(shape: tuple[int, ...]) -> None:
-    """A linear layer is deferred for one row, for a matrix, and for any batch, even an empty one."""
+    """A linear layer is deferred for one row, for a matrix and for any batch, even an empty one."""
     module = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4)).double()
     assert_as_plain(
         module, floats(*shape), deferred={name for name, _ in module.named_parameters()}
@@ -199,7 +199,7 @@ class Products(nn.Module):
 
 
 def test_products() -> None:
-    """`x @ w`, `x @ v.t()`, `w @ x` and addmm are deferred; elementwise uses are in B; unused: none."""
+    """`x @ w`, `x @ v.t()`, `w @ x` and addmm wait for W; elementwise uses do not."""
     deferred = {"right", "turned", "left", "fused", "shift", "unused"}
     assert_as_plain(Products(), floats(5, 8), deferred=deferred)
 
@@ -271,7 +271,7 @@ def test_weight_norm() -> None:
 
 
 def test_convolution_and_batch_norm() -> None:
-    """Conv1d is deferred, BatchNorm is not, and its running statistics advance once a microbatch."""
+    """Conv1d is deferred, BatchNorm is not, and its statistics advance once a microbatch."""
     module = nn.Sequential(nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.Conv1d(6, 2, 1))
     deferred = {"0.weight", "0.bias", "3.weight", "3.bias"}
     assert_as_plain(module.double(), floats(3, 4, 9), deferred=deferred)
@@ -296,6 +296,7 @@ def test_convolution_options(layer: nn.Module, shape: tuple[int, ...]) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_convolution_left_in_b() -> None:
     """Without a batch dimension, or padded unevenly, a convolution is left to B and is right."""
     module = nn.Sequential(nn.Conv1d(4, 6, 3), nn.Tanh()).double()

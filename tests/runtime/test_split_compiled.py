@@ -80,3 +80,26 @@ def test_compiled_stage() -> None:
     stage = torch.compile(copy.deepcopy(plain), backend="aot_eager")
     assert isinstance(stage, nn.Module)
     assert_as_plain(stage, floats(5, 8), deferred=set(), plain=plain)
+
+
+class WithCompiledMethod(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.inside = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.run = torch.compile(self.body, backend="aot_eager", fullgraph=True)
+
+    def body(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inside(x).relu()
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.run(self.before(x))
+        return y
+
+
+def test_compiled_method() -> None:
+    """A compiled method that calls a layer does so without its taps; the others are deferred."""
+    module, plain = WithCompiledMethod().double(), WithCompiledMethod().double()
+    plain.load_state_dict(module.state_dict())
+    deferred = {"before.weight", "before.bias"}
+    assert_as_plain(module, floats(5, 8), deferred=deferred, plain=plain)

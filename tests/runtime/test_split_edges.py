@@ -1,14 +1,12 @@
-"""The split at its edges: failures, memory, order of use, and what must be refused or left alone."""
+"""The split at its edges: failures, memory, nesting, threads, and parameters that change."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
 
 import pytest
 import torch
-import torch.distributed as dist
 from pipec.runtime.split import Split, SplitError
 from splitting import (
     assert_as_plain,
@@ -16,13 +14,13 @@ from splitting import (
     assert_untapped,
     copied,
     floats,
+    mlp,
+    one_step,
+    plain_step,
     run_plainly,
     run_split,
 )
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
-from torch.nn import functional
 
 DOUBLE = torch.float64
 
@@ -30,21 +28,6 @@ DOUBLE = torch.float64
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)).double()
-
-
-def one_step(split: Split, module: nn.Module, x: Tensor) -> None:
-    record = split.record()
-    y = split.forward(record, module, x)
-    split.backward(record, [y], [torch.ones_like(y)])
-    split.weights(record)
-
-
-def plain_step(module: nn.Module, x: Tensor) -> None:
-    module(x).sum().backward()
 
 
 class Raising(nn.Module):
@@ -75,7 +58,7 @@ def test_failure_in_forward() -> None:
 
 
 def test_failure_in_backward() -> None:
-    """A backward that raises leaves the parameters' class as it was; clear forgets what was kept."""
+    """A backward that raises leaves the classes as they were; clear forgets what was kept."""
     module = mlp()
     split = Split(module)
     record = split.record()
@@ -91,7 +74,7 @@ def test_failure_in_backward() -> None:
 
 
 def test_record_lets_go() -> None:
-    """Between B and W a record keeps x and g and no graph; after W, nothing, without a collector."""
+    """Between B and W a record keeps x and g and no graph; after W nothing, at once."""
     module = mlp()
     split = Split(module)
     record = split.record()
@@ -226,37 +209,48 @@ def test_shared_parameter_of_two_stages() -> None:
     assert_near(shared.grad, expected, 1e-10, "shared")
 
 
+def test_forward_inside_a_forward() -> None:
+    """A forward of the same Split inside its own forward: the taps stay on until the outer ends."""
+    module = mlp()
+    split = Split(module)
+    inner, outer = split.record(), split.record()
+    x = floats(5, 8)[0][0]
+    plain_step(nn.Sequential(module, module), x)
+    expected = [parameter.grad for parameter in module.parameters()]
+    module.zero_grad()
+
+    def nested(x: Tensor) -> Tensor:
+        middle = split.forward(inner, module, x).detach()
+        assert type(module[0].weight) is not nn.Parameter
+        y: Tensor = module(module(x)) + 0 * middle
+        return y
+
+    y = split.forward(outer, nested, x)
+    assert_untapped(module)
+    split.backward(outer, [y], [torch.ones_like(y)])
+    split.weights(outer)
+    for parameter, gradient in zip(module.parameters(), expected, strict=True):
+        assert_near(parameter.grad, gradient, 1e-10, "parameter")
+
+
 @pytest.mark.parametrize("shared", [False, True])
-def test_stage_that_runs_another_split(shared: bool) -> None:
-    """A tapped forward inside another one: both are undone, and every gradient is right."""
+def test_another_split_inside_a_forward(shared: bool) -> None:
+    """Another Split's forward inside a forward is undone; in a B not its own it is refused."""
     outer, inner = mlp(), mlp()
     if shared:
         inner[0].weight = outer[0].weight
-    x = floats(5, 8)[0][0]
-    plain_step(nn.Sequential(outer, inner, outer), x)
-    parameters = [*outer.parameters(), *inner.parameters()]
-    expected = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
     splits = Split(outer), Split(inner)
     records = splits[0].record(), splits[1].record()
 
     def nested(x: Tensor) -> Tensor:
-        middle = splits[1].forward(records[1], inner, outer(x))
-        assert type(outer[2].weight) is not nn.Parameter
-        y: Tensor = splits[0].forward(records[0], outer, middle)
-        assert type(outer[2].weight) is not nn.Parameter
+        y: Tensor = outer(splits[1].forward(records[1], inner, outer(x)))
         return y
 
-    y = splits[0].forward(records[0], nested, x)
+    y = splits[0].forward(records[0], nested, floats(5, 8)[0][0])
     assert_untapped(nn.ModuleList([outer, inner]))
-    records[1].deferring = True  # the inner stage's backward is a part of the outer one's
-    splits[0].backward(records[0], [y], [torch.ones_like(y)])
+    with pytest.raises(SplitError, match="ran by itself"):
+        splits[0].backward(records[0], [y], [torch.ones_like(y)])
     assert_untapped(nn.ModuleList([outer, inner]))
-    splits[0].weights(records[0])
-    splits[1].weights(records[1])
-    for parameter, gradient in zip(parameters, expected, strict=True):
-        assert_near(parameter.grad, gradient, 1e-10, "parameter")
 
 
 def test_parameters_that_move() -> None:
@@ -308,6 +302,7 @@ def test_gradient_slices_of_a_bucket() -> None:
     assert_near(flat, torch.cat([p.grad.flatten() for p in plain.parameters()]), 1e-10, "bucket")
 
 
+@pytest.mark.filterwarnings("ignore:grad and param do not obey")
 def test_layouts_of_parameters_and_gradients() -> None:
     """Transposed parameters, channels-last kernels and oddly laid out `.grad` keep their layout."""
     linear = nn.Linear(8, 8).double()
@@ -349,50 +344,6 @@ def test_change_between_b_and_w() -> None:
     assert len(record) == 0
 
 
-def test_autograd_inside_a_forward() -> None:
-    """A gradient taken through a deferred layer inside forward is refused, and `leave` allows it."""
-
-    class Penalty(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.last = mlp(), nn.Linear(8, 8).double()
-
-        def forward(self, x: Tensor) -> Tensor:
-            (slope,) = torch.autograd.grad(self.inner(x).sum(), x, create_graph=True)
-            return self.last(slope)
-
-    module = Penalty()
-    with pytest.raises(SplitError, match="Split.backward"):
-        run_split(module, floats(5, 8))
-    assert_untapped(module)
-    plain = Penalty()
-    plain.load_state_dict(module.state_dict())
-    batches = floats(5, 8)
-    run_plainly(plain, copied(batches))
-    split = Split(module, leave=[module.inner])
-    for (x,) in batches:
-        record = split.record()
-        y = split.forward(record, module, x)
-        seed = torch.arange(y.numel(), dtype=DOUBLE).mul(0.7).sin().view(y.shape)
-        split.backward(record, [y], [seed])
-        assert len(record) == 1
-        split.weights(record)
-    for mine, theirs in zip(module.parameters(), plain.parameters(), strict=True):
-        assert_near(mine.grad, theirs.grad, 1e-10, "parameter")
-
-
-def test_distributed_wrappers_are_refused() -> None:
-    """A stage with DistributedDataParallel in it is refused, with its name and the way out."""
-    wrapped = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
-    nn.Module.__init__(wrapped)
-    wrapped.add_module("module", mlp())
-    with pytest.raises(SplitError) as refusal:
-        Split(nn.ModuleDict({"body": wrapped}))
-    (finding,) = refusal.value.findings
-    assert "'body'" in finding.message and finding.expected and finding.hint
-    assert "DistributedDataParallel" in str(refusal.value)
-
-
 def test_threads() -> None:
     """Two Splits run at once in two threads; one Split in two threads is refused."""
     modules = [mlp() for _ in range(2)]
@@ -432,147 +383,3 @@ def test_threads() -> None:
     y = split.forward(split.record(), held, batches[0][0][0])
     assert y.requires_grad and len(raised) == 1
     assert_untapped(modules[0])
-
-
-class Logged(Tensor):
-    """A subclass of Tensor with torch's usual rules: its operations give the subclass again."""
-
-
-def test_foreign_tensors() -> None:
-    """An input of a tensor subclass keeps its class and rules; its layers stay in B."""
-    module, plain = mlp(), mlp()
-    plain.load_state_dict(module.state_dict())
-    x = torch.randn(5, 8, dtype=DOUBLE)
-    split = Split(module)
-    record = split.record()
-    y = split.forward(record, module, x.as_subclass(Logged))
-    assert type(y) is Logged and type(module[0].weight) is nn.Parameter
-    split.backward(record, [y], [torch.ones_like(y)])
-    assert len(record) == 0
-    plain_step(plain, x)
-    for mine, theirs in zip(module.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad.as_subclass(Tensor), theirs.grad)
-
-
-class Marked(nn.Parameter):
-    """A subclass of nn.Parameter, as libraries make for their own bookkeeping."""
-
-
-def test_foreign_parameters() -> None:
-    """A parameter whose class cannot be swapped gets its gradient in B, its neighbours in W."""
-    module = mlp()
-    module[0].weight = Marked(module[0].weight.detach())
-    split = Split(module)
-    record = split.record()
-    x = floats(5, 8)[0][0]
-    y = split.forward(record, module, x)
-    split.backward(record, [y], [torch.ones_like(y)])
-    assert module[0].weight.grad is not None and module[2].weight.grad is None
-    split.weights(record)
-    plain = mlp()
-    plain.load_state_dict(module.state_dict())
-    plain_step(plain, x)
-    for mine, theirs in zip(module.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-10, atol=0)
-    assert type(module[0].weight) is Marked
-
-
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def test_dtensor_parameters(one_rank: None) -> None:
-    """DTensor parameters stay in B and are right, beside ordinary ones that are deferred."""
-    mesh = dist.init_device_mesh("cpu", (1,))
-    module, plain = mlp(), mlp()
-    plain.load_state_dict(module.state_dict())
-    for name, parameter in list(module[0].named_parameters()):
-        sharded = nn.Parameter(distribute_tensor(parameter.detach(), mesh, [Replicate()]))
-        module[0].register_parameter(name, sharded)
-
-    def run(x: Tensor) -> Tensor:
-        spread = DTensor.from_local(x, mesh, [Replicate()])
-        return module[2](module[1](module[0](spread)).to_local())
-
-    split = Split(module)
-    record = split.record()
-    x = floats(5, 8)[0][0]
-    y = split.forward(record, run, x)
-    split.backward(record, [y], [torch.ones_like(y)])
-    assert isinstance(module[0].weight.grad, DTensor) and module[2].weight.grad is None
-    split.weights(record)
-    plain_step(plain, x)
-    torch.testing.assert_close(module[0].weight.grad.to_local(), plain[0].weight.grad)
-    torch.testing.assert_close(module[2].weight.grad, plain[2].weight.grad)
-
-
-def test_function_transforms() -> None:
-    """Layers under torch.func's transforms are left to them, and are right."""
-
-    class Mapped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.last = mlp(), nn.Linear(8, 8).double()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(torch.func.vmap(self.inner)(x))
-
-    assert_as_plain(Mapped(), floats(5, 8), deferred={"last.weight", "last.bias"})
-
-
-def test_offloaded_tensors() -> None:
-    """What a layer keeps from F to B goes through saved-tensor hooks, such as offloading."""
-    assert_as_plain(mlp(), floats(5, 8), around=save_on_cpu)
-
-
-def test_recurrent_network() -> None:
-    """An LSTM, whose weights enter one operation as a list, is right and stays in B."""
-
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.cell, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.cell(x)[0])
-
-    assert_as_plain(Recurrent().double(), floats(2, 3, 8), deferred={"head.weight", "head.bias"})
-
-
-def test_parameters_as_inputs_of_products() -> None:
-    """A parameter that is a layer's input gets that gradient in B, the layer's weight in W."""
-
-    class Queries(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.queries = nn.Parameter(torch.randn(5, 8))
-            self.key, self.out = nn.Linear(8, 8, bias=False), nn.Linear(8, 8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            scores = functional.linear(self.queries, self.key.weight) @ x.mT
-            return self.out(scores.softmax(-1) @ x) + self.queries @ self.key.weight.t()
-
-    deferred = {"key.weight", "out.weight", "out.bias"}
-    assert_as_plain(Queries().double(), floats(5, 8), deferred=deferred)
-
-
-def test_keyword_arguments() -> None:
-    """Calls with keywords, and with arguments that are not deferred, mean what they say."""
-
-    class Keywords(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = (nn.Parameter(torch.randn(8, 8)) for _ in range(2))
-            self.c = nn.Parameter(torch.randn(8))
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = functional.linear(input=x, weight=self.a, bias=self.c)
-            x = torch.mm(input=x, mat2=self.b)
-            x = torch.addmm(x, x, self.b, beta=0.5, alpha=2)
-            x = functional.linear(bias=self.c, weight=self.a, input=x.sin())
-            return torch.matmul(self.a, other=x.mT)
-
-    assert_as_plain(Keywords().double(), floats(5, 8))
