@@ -4,5 +4,14 @@ from pipec.runtime.errors import PipelineError
 from pipec.runtime.listener import Listener, Point
 from pipec.runtime.pipeline import Pipeline
 from pipec.runtime.specs import TensorSpec
+from pipec.runtime.trace import Trace, measured_timeline
 
-__all__ = ["Listener", "Pipeline", "PipelineError", "Point", "TensorSpec"]
+__all__ = [
+    "Listener",
+    "Pipeline",
+    "PipelineError",
+    "Point",
+    "TensorSpec",
+    "Trace",
+    "measured_timeline",
+]

@@ -26,8 +26,8 @@ from pipec.program.effects import Kind
 from pipec.program.graph import Channels, event_graph
 from pipec.program.links import Links
 from pipec.program.listing import listing
-from pipec.simulate.report import report
-from pipec.simulate.timeline import Timeline, timeline
+from pipec.simulate.report import Report, report
+from pipec.simulate.timeline import Timeline, simulate
 from pipec.simulate.usage import usage
 from pipec.source import Source
 from pipec.verify.certificate import Certificate
@@ -260,15 +260,15 @@ def _certified(
     sys.exit(FINDINGS)
 
 
-def _timeline(compiled: Compiled, channels: Channels) -> tuple[Timeline, Any]:
+def _timeline(compiled: Compiled, channels: Channels) -> tuple[Timeline, Report]:
     """The timeline of a program that runs to its end."""
     certificate = certify(compiled, Settings(channels=channels))
     if certificate.report is None:
         raise PipecError(certificate.findings, compiled.source)
     links, serial = Links(compiled.program), compiled.costs.serial
     graph = event_graph(compiled.program, links, channels, whole_pairs=not serial)
-    time = timeline(graph, durations(compiled.program, compiled.costs))
-    return time, report(compiled.program, time, usage(compiled.program, compiled.memory, time))
+    time = simulate(graph, durations(compiled.program, compiled.costs)).timeline
+    return time, report(time, usage(compiled.memory, time))
 
 
 def _sizes(compiled: Compiled) -> list[str]:

@@ -24,7 +24,7 @@ from pipec.program.graph import order_graph
 from pipec.program.needs import sources
 from pipec.program.program import Order, Program
 from pipec.program.sweep import NEVER
-from pipec.simulate.timeline import Timeline, timeline
+from pipec.simulate.timeline import Swept, simulate
 
 Array = NDArray[Any]
 
@@ -35,7 +35,7 @@ def lower(order: Order, costs: Costs) -> Program:
     A cyclic order is lowered too, each SEND behind its producer and each RECV before its consumer,
     so that the verifier can show the cycle in real instructions.
     """
-    time = timeline(order_graph(order), durations(order, costs, serial=True))
+    time = simulate(order_graph(order), durations(order, costs, serial=True))
     moments = _moments(order, time)
     parts = [_compute(order, moments), *_messages(order, moments), _sums(order, moments)]
     return _sorted(order, parts)
@@ -53,7 +53,7 @@ class _Moments:
     stuck: Array
 
 
-def _moments(order: Order, time: Timeline) -> _Moments:
+def _moments(order: Order, time: Swept) -> _Moments:
     by_end = np.argsort(time.rises, kind="stable")
     ends = np.empty(len(order), np.int64)
     ends[by_end] = np.arange(len(order))

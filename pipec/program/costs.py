@@ -118,13 +118,6 @@ class Durations:
     scale: int
     serial: bool
 
-    def units(self, ticks: Any) -> Any:
-        """Ticks as the author's units; exact integers stay integers."""
-        if isinstance(ticks, np.ndarray):
-            return ticks / self.scale
-        whole, rest = divmod(int(ticks), self.scale)
-        return whole if not rest else int(ticks) / self.scale
-
 
 def durations(table: Table, costs: Costs, serial: bool | None = None) -> Durations:
     """The time of every row of a table. `serial` overrides how pairs run."""

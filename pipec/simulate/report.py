@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipec.program.program import Table
 from pipec.simulate.timeline import Timeline
 from pipec.simulate.usage import Usage
 
@@ -49,18 +48,17 @@ class Report:
         return max((rank.peak_memory for rank in self.ranks), default=0)
 
 
-def report(table: Table, time: Timeline, memory: Usage) -> Report:
-    """Sum up a timeline that finishes."""
-    units = time.durations.units
+def report(time: Timeline, memory: Usage) -> Report:
+    """Sum up a timeline, predicted or measured."""
+    table, units = time.table, time.units
     compute = table.compute
     makespan = int(time.end[compute].max(initial=0))
-    ticks = time.durations.ticks
     ranks = []
     rank_of = table.rank[compute]
     bounds = np.searchsorted(rank_of, np.arange(table.ranks + 1))
     for rank in range(table.ranks):
         rows = compute[bounds[rank] : bounds[rank + 1]]
-        busy = int(ticks[rows].sum())
+        busy = int((time.end[rows] - time.begin[rows]).sum())
         span = int(time.end[rows[-1]] - time.begin[rows[0]]) if len(rows) else 0
         peak_row = int(memory.peak_row[rank])
         ranks.append(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipec.findings import Finding, PipecError
 from pipec.program.costs import Durations
 from pipec.program.graph import Graph
+from pipec.program.program import Table
 from pipec.program.sweep import NEVER, sweep
 
 Array = NDArray[Any]
@@ -16,22 +17,37 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Timeline:
-    """Begin and end of each row, in ticks. `stuck` are events that can never happen.
+    """When each row of a table begins and ends, in ticks: predicted or measured."""
 
-    `rises` numbers the ends so that it rises along every edge of the graph, even where a duration is
-    0; `spans` is what it rises by. They prove the timeline right (`sweep.proven`).
-    """
-
-    graph: Graph
-    durations: Durations
+    table: Table
     begin: Array
     end: Array
+    scale: int
+    """Ticks in a unit of time."""
+    serial: bool
+    """Whether the halves of an OVERLAP run one after the other; else its first row has all its time."""
+
+    def units(self, ticks: int) -> int | float:
+        """Ticks as units; a whole number is an integer."""
+        whole, rest = divmod(int(ticks), self.scale)
+        return whole if not rest else int(ticks) / self.scale
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A predicted timeline, the events that can never happen, and what proves it right.
+
+    `rises` numbers the ends of events so that it rises along every edge of the graph, even where a
+    duration is 0; `spans` is what it rises by (see `sweep.proven`).
+    """
+
+    timeline: Timeline
     stuck: Array
     spans: Array
     rises: Array
 
 
-def timeline(graph: Graph, durations: Durations) -> Timeline:
+def simulate(graph: Graph, durations: Durations) -> Swept:
     """Sweep a graph. Raises `PipecError` where the costs need more than 63 bits at this size.
 
     Each event counts as one hop besides its ticks: an end is `ticks * hops + hop`, so that times
@@ -46,10 +62,9 @@ def timeline(graph: Graph, durations: Durations) -> Timeline:
             raise PipecError([Finding("value", message, hint="state fewer digits")])
     spans = ticks * hops + 1
     rises = sweep(graph.waits, spans, graph.lane)
-    end, begin = rises // hops, (rises - spans) // hops
-    stuck = np.flatnonzero(rises >= NEVER)
-    event = graph.event
-    return Timeline(graph, durations, begin[event], end[event], stuck, spans, rises)
+    begin, end = ((rises - spans) // hops)[graph.event], (rises // hops)[graph.event]
+    time = Timeline(graph.table, begin, end, durations.scale, durations.serial)
+    return Swept(time, np.flatnonzero(rises >= NEVER), spans, rises)
 
 
 def _deepest(graph: Graph) -> int:

@@ -32,13 +32,14 @@ class Usage:
         return whole if not rest else int(amount) / self.scale
 
 
-def usage(table: Table, memory: Memory, time: Timeline) -> Usage:
+def usage(memory: Memory, time: Timeline) -> Usage:
     """What every rank holds at every row.
 
     An operation takes what it adds when it begins and gives back when it ends; the two halves of an
     OVERLAP begin and end together. A received message is held until its consumer ends, a sent one
     until it has left (by the timeline). A held stage takes its `state` all the time.
     """
+    table = time.table
     scale, amounts = _amounts(table, memory)
     change = amounts[table.kind, _stage(table)]
     taken, given = np.maximum(change, 0), np.minimum(change, 0)
@@ -109,7 +110,7 @@ def _messages(table: Table, amounts: Array, time: Timeline, given: Array) -> Non
     np.subtract.at(given, consumers, amounts[Kind.RECV, stage[arrival]])
     sends = np.flatnonzero(table.kind == Kind.SEND)
     compute = table.compute
-    if len(time.stuck) or not len(sends):
+    if not len(sends):
         return
     span = int(time.end.max()) + 2
     key = table.rank[compute].astype(np.int64) * span + time.begin[compute]

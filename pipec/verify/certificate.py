@@ -11,7 +11,7 @@ from pipec.program.memory import Memory
 from pipec.program.program import Program
 from pipec.program.sweep import proven
 from pipec.simulate.report import Report, report
-from pipec.simulate.timeline import timeline
+from pipec.simulate.timeline import simulate
 from pipec.simulate.usage import usage
 from pipec.verify.completeness import completeness
 from pipec.verify.dataflow import dataflow
@@ -65,11 +65,11 @@ def verify(
     if findings:
         return Certificate(tuple(findings), channels, safety, None, str(costs))
     graph = event_graph(program, links, channels, whole_pairs=not costs.serial)
-    time = timeline(graph, durations(program, costs))
-    assert proven(graph.waits, time.spans, time.rises), "the sweep is wrong: a bug of pipec"
-    used = usage(program, memory, time)
+    swept = simulate(graph, durations(program, costs))
+    assert proven(graph.waits, swept.spans, swept.rises), "the sweep is wrong: a bug of pipec"
+    used = usage(memory, swept.timeline)
     found = tuple(memory_limit(program, memory, used))
-    return Certificate(found, channels, safety, report(program, time, used), str(costs))
+    return Certificate(found, channels, safety, report(swept.timeline, used), str(costs))
 
 
 def _safety(program: Program, links: Links, corrupt: bool) -> dict[str, Safety]:

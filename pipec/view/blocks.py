@@ -19,7 +19,7 @@ class Block:
 
 def blocks(time: Timeline) -> list[list[Block]]:
     """Per rank, the blocks in order."""
-    table = time.graph.table
+    table = time.table
     rows = table.compute
     parts = table.placement.split(table.operation[rows])
     columns = [
@@ -37,7 +37,7 @@ def blocks(time: Timeline) -> list[list[Block]]:
         *(column.tolist() for column in columns), strict=True
     ):
         part = (Kind(kind), flow, stage, microbatch)
-        if tied and drawn[rank] and not time.durations.serial:
+        if tied and drawn[rank] and not time.serial:
             before = drawn[rank].pop()
             drawn[rank].append(Block(rank, before.begin, end, (*before.parts, part)))
             continue

@@ -36,7 +36,7 @@ def order_json(table: Table) -> dict[str, list[dict[str, Any]]]:
 
 def timeline_json(time: Timeline) -> dict[str, Any]:
     """When every operation runs, in the author's units."""
-    units, placement = time.durations.units, time.graph.table.placement
+    units, placement = time.units, time.table.placement
     ranks = [
         [
             {

@@ -9,7 +9,7 @@ from pipec.simulate.timeline import Timeline
 from pipec.view.blocks import Block, blocks
 from pipec.view.colours import COLOURS, WORDS, colour
 
-_ROW, _GAP, _LEFT, _TOP, _BOTTOM = 26, 4, 64, 56, 58
+_ROW, _GAP, _LEFT, _TOP, _BOTTOM = 26, 4, 64, 56, 76
 _NARROWEST, _WIDEST, _CELL = 560, 6000, 26
 
 _STYLE = """
@@ -28,7 +28,7 @@ text { font: 11px ui-sans-serif, system-ui, sans-serif; fill: #222 }
 def timeline_svg(time: Timeline, report: Report, title: str) -> str:
     """The picture of a timeline with its figures; one rectangle an operation, hover for details."""
     ranks = blocks(time)
-    placement = time.graph.table.placement
+    placement = time.table.placement
     last = max((block.end for rank in ranks for block in rank), default=1)
     width = _width(ranks, last)
     height = _TOP + len(ranks) * (_ROW + _GAP) + _BOTTOM
@@ -50,7 +50,7 @@ def timeline_svg(time: Timeline, report: Report, title: str) -> str:
         for block in rank:
             parts += _block(block, top, scale, placement, time)
     parts += _axis(time, last, width, _TOP + len(ranks) * (_ROW + _GAP))
-    parts += _legend(placement, height - 16)
+    parts += _legend(placement, height - 34)
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -75,7 +75,7 @@ def _block(
 ) -> list[str]:
     drawn = []
     share = (block.end - block.begin) * scale / len(block.parts)
-    begin, end = (float(time.durations.units(tick)) for tick in (block.begin, block.end))
+    begin, end = (float(time.units(tick)) for tick in (block.begin, block.end))
     for number, (kind, flow, stage, microbatch) in enumerate(block.parts):
         left = _LEFT + block.begin * scale + number * share
         what = f"{kind.name} {placement.flows[flow].name}, stage {stage}, microbatch {microbatch}"
@@ -100,7 +100,7 @@ def _axis(time: Timeline, last: int, width: int, top: float) -> list[str]:
     drawn = []
     for part in range(5):
         x = _LEFT + width * part / 4
-        value = float(time.durations.units(last)) * part / 4
+        value = float(time.units(last)) * part / 4
         anchor = ("start", "middle", "middle", "middle", "end")[part]
         drawn.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + 5}"/>')
         drawn.append(
@@ -117,9 +117,6 @@ def _legend(placement: Placement, y: float) -> list[str]:
         )
         drawn.append(f'<text x="{x + 17}" y="{y}">{WORDS[kind]}</text>')
         x += 30 + 6 * len(WORDS[kind])
-    flows = [flow.name for flow in placement.flows]
-    note = f"; lighter: flow {', '.join(flows[1:])}" if len(flows) > 1 else ""
-    drawn.append(
-        f'<text class="faint" x="{x}" y="{y}">numbers: microbatch; framed: OVERLAP{note}</text>'
-    )
-    return drawn
+    flows = ", ".join(flow.name for flow in placement.flows[1:])
+    note = "numbers: microbatch; framed: OVERLAP" + (f"; lighter: flow {flows}" if flows else "")
+    return [*drawn, f'<text class="faint" x="12" y="{y + 20}">{escape(note)}</text>']

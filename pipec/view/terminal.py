@@ -71,5 +71,5 @@ def _cell(kind: str, microbatch: int, width: int) -> str:
 
 def _axis(time: Timeline, last: int, columns: int) -> str:
     """The time at the left and right end."""
-    end = f"{float(time.durations.units(last)):g}"
+    end = f"{float(time.units(last)):g}"
     return "0" + end.rjust(columns - 1)

@@ -1,0 +1,1 @@
+"""Examples, also run by `pipec run`."""

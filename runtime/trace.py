@@ -1,0 +1,87 @@
+"""A listener that measures when every instruction runs, and what all ranks measured together."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch.distributed import ProcessGroup
+
+from pipec.program.plan import Plan
+from pipec.runtime.listener import Point, Run
+from pipec.simulate.timeline import Timeline
+
+Times = NDArray[np.int64]
+
+
+class Trace:
+    """Begin and end of each instruction of the last step, in nanoseconds since `start`.
+
+    On a CPU by the host's monotonic clock, which the processes of one host share; on an accelerator
+    by events on the current stream, so that nothing waits while the step runs.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self._device = torch.device(device)
+        self._seen: dict[int, tuple[Any, Any]] = {}
+        self._base: Any = None
+        self._zero = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew: times count from here. Call it before a step, on all ranks after a barrier."""
+        self._seen.clear()
+        self._zero = time.perf_counter_ns()
+        if self._device.type != "cpu":
+            self._base = self._mark()
+
+    def wrap(self, point: Point, run: Run) -> Run:
+        """Measure an instruction; its wait is not part of it."""
+        if point.waiting:
+            return run
+        seen, index = self._seen, point.index
+        mark: Callable[[], Any] = (
+            time.perf_counter_ns if self._device.type == "cpu" else self._mark
+        )
+
+        def measured() -> None:
+            begin = mark()
+            run()
+            seen[index] = (begin, mark())
+
+        return measured
+
+    def _mark(self) -> torch.Event:
+        event = torch.Event(self._device, enable_timing=True)
+        event.record()
+        return event
+
+    def times(self, instructions: int) -> tuple[Times, Times]:
+        """Begin and end of each instruction of this rank's stream; 0 where none was measured."""
+        begin, end = np.zeros(instructions, np.int64), np.zeros(instructions, np.int64)
+        if self._device.type != "cpu" and self._seen:
+            torch.accelerator.synchronize()
+        for index, (first, last) in self._seen.items():
+            begin[index], end[index] = self._since(first), self._since(last)
+        return begin, end
+
+    def _since(self, mark: Any) -> int:
+        if self._device.type == "cpu":
+            return int(mark) - self._zero
+        return int(self._base.elapsed_time(mark) * 1e6)
+
+
+def measured_timeline(trace: Trace, plan: Plan, group: ProcessGroup | None = None) -> Timeline:
+    """What all ranks measured in the last step, in milliseconds; called by all of them."""
+    rank = dist.get_rank(group)
+    start = plan.program.start
+    mine = trace.times(int(start[rank + 1] - start[rank]))
+    every: list[Any] = [None] * plan.ranks
+    dist.all_gather_object(every, mine, group=group)
+    begin = np.concatenate([times[0] for times in every])
+    end = np.concatenate([times[1] for times in every])
+    first = int(begin[plan.program.compute].min())
+    return Timeline(plan.program, begin - first, end - first, 10**6, serial=True)
