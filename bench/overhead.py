@@ -2,7 +2,9 @@
 
 Stages are one 8x8 linear layer, messages 4x8, so what is measured is the runtime: its loop, the
 sends and receives, the autograd calls. An instruction is a compute operation, a send or a receive;
-figures are per rank (rank 0), of the main thread and of the whole process (gloo's thread too).
+figures are per rank (rank 0): of the whole process, gloo's thread included, and of its main thread.
+Each round starts fresh processes for ours and then for torch's, since what one does to its
+process (ours calms gloo's threads, runtime/threads.py) would change the other's figures too.
 
     python bench/overhead.py
 """
@@ -10,6 +12,7 @@ figures are per rank (rank 0), of the main thread and of the whole process (gloo
 import argparse
 import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -23,22 +26,31 @@ from pipec.runtime import Pipeline
 
 WIDTH = 8
 SCHEDULES = {"1f1b": "1F1B", "zbv": "ZBVZeroBubble", "dualpipev": "DualPipeV"}
-Figures = dict[str, list[tuple[float, float]]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--microbatches", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
     args = parser.parse_args()
-    print(f"P = {args.ranks}, M = {args.microbatches}, {args.rounds} rounds in turn;")
-    print("us per instruction, median (min to max), and ours over torch's\n")
+    print(f"P = {args.ranks}, M = {args.microbatches}, {args.rounds} rounds of {args.steps} steps;")
+    print("us per instruction, median (min to max) of the rounds, and ours over torch's\n")
     print(f"{'schedule':<10} {'CPU of':<8} {'ours':<26} {'torch':<26} {'ratio':<24}")
     for name in SCHEDULES:
-        figures = run_ranks(_measure, args.ranks, name, args.microbatches, args.rounds)
-        for place, what in enumerate(("main", "process")):
-            ours, peer = ([1e6 * pair[place] for pair in figures[run]] for run in ("ours", "torch"))
+        rounds = [
+            {
+                runtime: run_ranks(
+                    _measure, args.ranks, runtime, name, args.microbatches, args.steps
+                )
+                for runtime in ("ours", "torch")
+            }
+            for _ in range(args.rounds)
+        ]
+        for what in ("process", "main"):
+            ours = [figures["ours"][what] for figures in rounds]
+            peer = [figures["torch"][what] for figures in rounds]
             ratio = spread([a / b for a, b in zip(ours, peer, strict=True)])
             print(f"{name:<10} {what:<8} {_us(ours):<26} {_us(peer):<26} {ratio:<24}", flush=True)
 
@@ -48,20 +60,19 @@ def _us(values: list[float]) -> str:
     return f"{ordered[len(ordered) // 2]:.1f} ({ordered[0]:.1f} to {ordered[-1]:.1f})"
 
 
-def _measure(rank: int, name: str, count: int, rounds: int) -> Figures:
+def _measure(rank: int, runtime: str, name: str, count: int, steps: int) -> dict[str, float]:
+    """The median over steps of the time per instruction, in us."""
     plan = pipec.compile(name, P=dist.get_world_size(), M=count)
     instructions = int(plan.program.start[rank + 1] - plan.program.start[rank])
-    steps = {"ours": _ours(rank, plan, count), "torch": _torch(rank, plan, name, count)}
-    figures: Figures = {runtime: [] for runtime in steps}
-    for turn in range(rounds + 3):
-        for runtime, step in steps.items():
-            dist.barrier()
-            main, process = time.thread_time(), time.process_time()
-            step()
-            if turn >= 3:
-                took = time.thread_time() - main, time.process_time() - process
-                figures[runtime].append((took[0] / instructions, took[1] / instructions))
-    return figures
+    step = (_ours if runtime == "ours" else _torch)(rank, plan, name, count)
+    took: dict[str, list[float]] = {"process": [], "main": []}
+    for _ in range(steps + 5):
+        dist.barrier()
+        process, main = time.process_time(), time.thread_time()
+        step()
+        took["process"].append(time.process_time() - process)
+        took["main"].append(time.thread_time() - main)
+    return {what: 1e6 * median(times[5:]) / instructions for what, times in took.items()}
 
 
 def _batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,7 +80,7 @@ def _batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count * 4, WIDTH), torch.randn(count * 4, WIDTH)
 
 
-def _ours(rank: int, plan: pipec.Plan, count: int) -> Callable[[], object]:
+def _ours(rank: int, plan: pipec.Plan, name: str, count: int) -> Callable[[], object]:
     stages = {stage: nn.Linear(WIDTH, WIDTH) for stage in plan.stages(rank)}
     pipe = Pipeline(plan, stages, loss_fn=nn.functional.mse_loss)
     x, y = _batch(count)

@@ -46,12 +46,17 @@ def main() -> None:
     print(f"{'schedule':<10} {'P':>2} {'runtime':<8} {'over pair':<24} {'over serial':<24}")
     for ranks in args.ranks:
         for name in args.schedules:
-            ideals = [_ideal(name, ranks, args.microbatches, cost) for cost in ({}, {"F&B": "serial"})]
+            ideals = [
+                _ideal(name, ranks, args.microbatches, cost) for cost in ({}, {"F&B": "serial"})
+            ]
             seconds = [ideal * args.unit / 1000 for ideal in ideals]
             measured = run_ranks(_measure, ranks, name, args.microbatches, args.unit, args.rounds)
             for runtime, times in measured.items():
                 ratios = [spread([time / ideal for time in times]) for ideal in seconds]
-                print(f"{name:<10} {ranks:>2} {runtime:<8} {ratios[0]:<24} {ratios[1]:<24}", flush=True)
+                print(
+                    f"{name:<10} {ranks:>2} {runtime:<8} {ratios[0]:<24} {ratios[1]:<24}",
+                    flush=True,
+                )
 
 
 def _ideal(name: str, ranks: int, count: int, cost: dict[str, Any]) -> float:

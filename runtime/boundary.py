@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from pipec.runtime.errors import PipelineError
@@ -43,6 +44,11 @@ class Boundary:
     def _set(self, specs: Specs) -> None:
         self.specs = specs
         self.needing = tuple(i for i, spec in enumerate(specs) if spec.requires_grad)
+
+    @property
+    def size(self) -> int:
+        """Bytes of one message through the boundary; 0 while its shape is not known."""
+        return sum(prod(spec.shape) * spec.dtype.itemsize for spec in self.specs or ())
 
     def check(self, tensors: Sequence[Tensor]) -> None:
         """Learn from the first output, or compare a later one. Raises `PipelineError`."""

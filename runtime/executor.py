@@ -25,6 +25,10 @@ from pipec.program.graph import Topology
 from pipec.program.plan import Plan
 from pipec.program.program import Program
 
+LEAST_AHEAD = 2
+BYTES_AHEAD = 32 * 2**20
+"""Receives posted ahead of their place: at least so many, and as many as fit in so much memory."""
+
 WAIT = 1
 """Added to twice a row's index while the row waits for its message."""
 
@@ -40,8 +44,6 @@ class Context:
     splits: Mapping[int, Split]
     wire: Wire
     topology: Topology
-    ahead: int
-    """How many receives are posted ahead of their place; only where messages have tags."""
     store: Store
     key: str
     declared: Mapping[int, Specs]
@@ -53,7 +55,15 @@ class Context:
 class Stream:
     """The prepared instructions of one rank, for training or for forward only."""
 
-    def __init__(self, context: Context, program: Program, ends: Ends, trains: bool):
+    def __init__(
+        self,
+        context: Context,
+        program: Program,
+        ends: Ends,
+        trains: bool,
+        boundaries: dict[tuple[int, int], Boundary] | None = None,
+    ):
+        """boundaries: those of an earlier stream, whose shapes are known by now."""
         self.program = program
         self.ends = ends
         self.steps: list[tuple[int, Run]] = []
@@ -63,7 +73,7 @@ class Stream:
         self._row_of = np.full(program.placement.size + 1, -1, np.int64)
         self._row_of[program.operation[program.compute]] = program.compute
         self._lines: dict[Any, Line] = defaultdict(Line)
-        self._boundaries: dict[tuple[int, int], Boundary] = {}
+        self._boundaries = boundaries if boundaries is not None else {}
         self._held: dict[tuple[int, int], Held] = {}
         self._incoming: dict[int, Incoming] = {}
         self._first = np.cumsum([0, *(flow.microbatches for flow in program.placement.flows)])
@@ -81,6 +91,15 @@ class Stream:
             if flow.ranks[-1] == self._context.rank
             for number in range(int(self._first[index]), int(self._first[index + 1]))
         ]
+
+    @property
+    def settled(self) -> bool:
+        """Whether all shapes were known when the instructions were prepared."""
+        return self._settled
+
+    def settle(self) -> "Stream":
+        """The same stream, prepared anew with the shapes that the first step found out."""
+        return Stream(self._context, self.program, self.ends, self._trains, self._boundaries)
 
     def clear(self) -> None:
         """Let go of everything that a failed step left behind."""
@@ -130,7 +149,8 @@ class Stream:
         self._mark_splits()
         receives = [row for row in self._rows if self.program.kind[row] == Kind.RECV]
         incoming = {row: self._receive(row) for row in receives}
-        ahead = self._context.ahead
+        self._settled = all(one.specs is not None for one in self._boundaries.values())
+        ahead = self._ahead(len(receives)) if self._context.topology == "tagged" else 0
         posts = dict(zip(receives, receives[ahead:], strict=False))
         for row in receives[:ahead]:
             self._add(row, incoming[row].post)
@@ -147,9 +167,10 @@ class Stream:
                 case Kind.SEND:
                     outgoing = self._send(row)
                     self._add(row, outgoing.post)
-                    endings.append((row, outgoing.retire))
                     if row in last_uses and self._context.wire.retires:
                         through[last_uses[row]].append((row, outgoing.retire))
+                    else:
+                        endings.append((row, outgoing.retire))
                 case Kind.SUM:
                     stage = int(self.program.operation[row])
                     self._add(row, partial(self._context.copies.post, stage))
@@ -164,6 +185,16 @@ class Stream:
             self._add(endings[0][0], self._context.wire.drain)
         for row, wait in endings:
             self._add(row, wait, WAIT)
+
+    def _ahead(self, receives: int) -> int:
+        """How many receives are posted ahead of their place: possible where messages have tags.
+
+        The earlier the better for gloo, within a bound on the memory of their buffers.
+        """
+        if not self._settled:
+            return 0
+        largest = max((one.size for one in self._boundaries.values()), default=1)
+        return max(LEAST_AHEAD, min(receives, BYTES_AHEAD // max(largest, 1)))
 
     def _add(self, row: int, run: Run, waiting: int = 0) -> None:
         index = row - self._rows.start
@@ -192,7 +223,8 @@ class Stream:
         gradient = step == Step.BACKWARD
         boundary = self.boundary(flow, stage + 1 if gradient else stage)
         line = self._line(peer, row)
-        incoming = Incoming(self._context.wire, line, boundary, gradient, peer, operation)
+        recv = self._context.wire.receiver(peer)
+        incoming = Incoming(recv, line, boundary, gradient, operation)
         self._incoming[operation] = incoming
         return incoming
 
@@ -203,7 +235,8 @@ class Stream:
             payload = partial(self.held(flow, stage + 1).gradients, number)
         else:
             payload = partial(self.held(flow, stage - 1).sent, number)
-        return Outgoing(self._context.wire, self._line(peer, row), payload, peer, operation)
+        send = self._context.wire.sender(peer)
+        return Outgoing(send, self._line(peer, row), payload, operation)
 
     def _compute(self, row: int) -> Run:
         operation, kind = int(self.program.operation[row]), Kind(int(self.program.kind[row]))
@@ -228,13 +261,14 @@ class Stream:
             )
         if held.after is None:
             return held.forward(number, source, partial(self.ends.finish, stage, place))
-        return held.forward(number, source, held.to_next)
+        return held.forward(number, source, held.to_next())
 
     def _gradients(
         self, held: Held, flow: int, stage: int, number: int, operation: int
     ) -> Callable[[], Sequence[Any]]:
         if held.after is None:
-            return lambda: [self.ends.seed(loss) for loss in held.outputs[number]]
+            seeds, outputs = self.ends.seeds, held.outputs
+            return lambda: seeds(outputs[number])
         return self._arrival(operation) or partial(self.held(flow, stage + 1).gradients, number)
 
     def _arrival(self, operation: int) -> Callable[[], tuple[Any, ...]] | None:

@@ -83,8 +83,28 @@ class Held:
         assert self.split is not None
         return partial(self.split.forward, record, self.module)
 
-    def to_next(self, output: Any) -> Tensors:
-        """What a stage other than the last returned, checked."""
+    def to_next(self) -> Callable[[Any], Tensors]:
+        """What checks the output of a stage other than the last, before it leaves the stage."""
+        after = self.after
+        assert after is not None
+        if after.specs is None or len(after.specs) != 1:
+            return self._checked
+        shape, dtype = torch.Size(after.specs[0].shape), after.specs[0].dtype
+        needs, checked = after.specs[0].requires_grad, self._checked
+
+        def check(output: Any) -> Tensors:
+            if (
+                type(output) is Tensor
+                and output.shape == shape
+                and output.dtype is dtype
+                and output.requires_grad is needs
+            ):
+                return (output,)
+            return checked(output)
+
+        return check
+
+    def _checked(self, output: Any) -> Tensors:
         tensors = tensors_of(output, self.stage)
         assert self.after is not None
         self.after.check(tensors)
@@ -96,9 +116,9 @@ class Held:
             tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self._output(number)
         )
 
-    def sent(self, number: int) -> Tensors:
+    def sent(self, number: int) -> Sequence[Tensor]:
         """The output of a microbatch, for the next stage on another rank."""
-        return tuple(tensor.detach().contiguous() for tensor in self._output(number))
+        return [tensor.detach().contiguous() for tensor in self._output(number)]
 
     def _output(self, number: int) -> Tensors:
         """An output; kept for the backward if there is one."""
@@ -112,18 +132,18 @@ class Held:
     def backward(self, number: int, gradients: Callable[[], Sequence[Tensor]]) -> Run:
         """B or BW of one microbatch: `gradients` are those of the outputs that need one."""
         outputs, record, split = self.outputs, self.records[number], self.split
+        execute = engine_backward
+        if record is not None:
+            assert split is not None
+            execute = partial(split.backward, record)
 
         def run() -> None:
-            given = gradients()
-            roots = [tensor for tensor in outputs[number] if tensor.requires_grad]
+            given, roots = gradients(), outputs[number]
             outputs[number] = ()
-            if not roots:
-                return
-            if record is None:
-                engine_backward(roots, given)
-            else:
-                assert split is not None
-                split.backward(record, roots, given)
+            if len(roots) != 1:
+                roots = tuple(tensor for tensor in roots if tensor.requires_grad)
+            if roots and roots[0].requires_grad:
+                execute(roots, given)
 
         return run
 
@@ -134,15 +154,18 @@ class Held:
         assert record is not None
         return partial(self.split.weights, record)
 
-    def gradients(self, number: int) -> tuple[Tensor, ...]:
-        """The gradients of a microbatch's input, of the tensors that need one; zeros where none came."""
+    def gradients(self, number: int) -> Sequence[Tensor]:
+        """The gradients of a microbatch's input, where one is needed; zeros where none came."""
         given = self.inputs[number]
         self.inputs[number] = ()
-        return tuple(
-            torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.contiguous()
-            for tensor in given
-            if isinstance(tensor, Tensor) and tensor.requires_grad
-        )
+        gradients = []
+        for tensor in given:
+            if tensor.requires_grad:
+                gradient = tensor.grad
+                if gradient is None:
+                    gradient = torch.zeros_like(tensor, requires_grad=False)
+                gradients.append(gradient.contiguous())
+        return gradients
 
 
 class Ends:
@@ -155,7 +178,7 @@ class Ends:
         self._loss_fn = loss_fn
         self._scale = scale
         self._finite = finite
-        self._seeds: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._seed = torch.empty(0)
         self.batch: list[Microbatch] = []
         self.targets: list[Microbatch] = []
         self.losses: dict[int, Tensor] = {}
@@ -197,10 +220,10 @@ class Ends:
             message, hint = "the loss_fn did not return a loss", "reduce it to one number"
         return PipelineError(message, expected="a tensor with one element", found=found, hint=hint)
 
-    def seed(self, loss: Tensor) -> Tensor:
-        """The gradient that a loss's backward begins with."""
-        key = (loss.dtype, loss.device)
-        seed = self._seeds.get(key)
-        if seed is None or seed.shape != loss.shape:
-            seed = self._seeds[key] = torch.full_like(loss, self._scale, requires_grad=False)
-        return seed
+    def seeds(self, losses: Tensors) -> Tensors:
+        """The gradient that the backward of a loss begins with."""
+        (loss,) = losses
+        seed = self._seed
+        if seed.dtype is not loss.dtype or seed.device != loss.device or seed.shape != loss.shape:
+            seed = self._seed = torch.full_like(loss, self._scale, requires_grad=False)
+        return (seed,)

@@ -16,6 +16,7 @@ from pipec.runtime.held import Ends
 from pipec.runtime.listener import Listener
 from pipec.runtime.specs import TensorSpec, declared
 from pipec.runtime.split import Split
+from pipec.runtime.threads import calm_gloo_threads
 from pipec.runtime.watch.progress import POSITION, Board
 from pipec.runtime.watch.watchdog import Watchdog, failure_at
 from pipec.runtime.wires import Wire
@@ -28,9 +29,6 @@ from pipec.program.effects import COMPUTE
 from pipec.program.graph import Channels
 from pipec.program.plan import Plan
 from pipec.verify.place import place
-
-AHEAD = 4
-"""Receives posted ahead of their place where messages have tags."""
 
 
 class Pipeline:
@@ -84,6 +82,7 @@ class Pipeline:
         twice = process_groups.sum_groups(self._group, plan)
         owners = process_groups.by_stage(twice, plan, process_groups.global_ranks(self._group))
         equalise(self._stages, twice, owners)
+        calm_gloo_threads()
         self._copies = Copies(self._stages, twice)
         if reduction not in ("mean", "sum"):
             raise PipelineError("unknown reduction", expected="mean or sum", found=repr(reduction))
@@ -127,6 +126,7 @@ class Pipeline:
         self._fill(batch, target)
         with torch.enable_grad():
             self._run(stream)
+        self._settle("train", stream)
         return self._loss(stream)
 
     def eval(self, batch: Any = None, target: Any = None) -> Tensor | None:
@@ -135,6 +135,7 @@ class Pipeline:
         self._fill(batch, target)
         with torch.no_grad():
             self._run(stream)
+        self._settle("eval", stream)
         return self._loss(stream)
 
     @property
@@ -176,7 +177,6 @@ class Pipeline:
                 self._splits,
                 self._wire,
                 self._channels.topology,
-                AHEAD if self._channels.topology == "tagged" else 0,
                 process_groups.store_of(self._group),
                 f"{self._key}/{self._epoch}",
                 self._shapes,
@@ -187,6 +187,11 @@ class Pipeline:
             program = program if trains else forward_only(program)
             stream = self._streams[mode] = Stream(context, program, self._ends, trains)
         return stream
+
+    def _settle(self, mode: str, stream: Stream) -> None:
+        """After a first step, prepare the stream anew with what is now known of shapes."""
+        if not stream.settled:
+            self._streams[mode] = stream.settle()
 
     def _fill(self, batch: Any, target: Any) -> None:
         ends = self._ends

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from threading import Event, Thread
 
+from pipec.runtime.wires import Post
 from torch import Tensor
 from torch.distributed import ProcessGroup, Work
 
@@ -51,13 +52,15 @@ class StrictWire:
         self._channels = channels
         self._queues: dict[tuple[int, ...], Queue] = {}
 
-    def send(self, tensors: Sequence[Tensor], peer: int, tag: int) -> _Posted:
-        """Put a send into the queue of its channel."""
-        return self._post(_Posted(True, tensors, peer), self._rank, peer)
+    def sender(self, peer: int) -> Post:
+        """Puts sends into the queue of their channel."""
+        queue = self._queue(self._rank, peer)
+        return lambda tensors, tag: _put(queue, _Posted(True, tensors, peer))
 
-    def recv(self, tensors: Sequence[Tensor], peer: int, tag: int) -> _Posted:
-        """Put a receive into the queue of its channel."""
-        return self._post(_Posted(False, tensors, peer), peer, self._rank)
+    def receiver(self, peer: int) -> Post:
+        """Puts receives into the queue of their channel."""
+        queue = self._queue(peer, self._rank)
+        return lambda tensors, tag: _put(queue, _Posted(False, tensors, peer))
 
     def drain(self) -> None:
         """Let every channel complete what it was allowed to run ahead by; before waiting for SENDs."""
@@ -69,14 +72,14 @@ class StrictWire:
         for queue in self._queues.values():
             queue.put("end")
 
-    def _post(self, posted: _Posted, source: int, destination: int) -> _Posted:
+    def _queue(self, source: int, destination: int) -> "Queue":
+        """The queue of a channel; its thread begins with it."""
         key = self._key(source, destination)
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = SimpleQueue()
             Thread(target=self._serve, args=(queue,), daemon=True, name=f"channel {key}").start()
-        queue.put(posted)
-        return posted
+        return queue
 
     def _key(self, source: int, destination: int) -> tuple[int, ...]:
         match self._channels.topology:
@@ -117,6 +120,11 @@ class StrictWire:
 
 
 Queue = SimpleQueue[_Posted | str]
+
+
+def _put(queue: Queue, posted: _Posted) -> _Posted:
+    queue.put(posted)
+    return posted
 
 
 def _complete(posted: _Posted, works: list[Work]) -> None:

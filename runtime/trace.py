@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from pipec.runtime.listener import Point, Run
 from torch.distributed import ProcessGroup
 
 from pipec.program.plan import Plan
-from pipec.runtime.listener import Point, Run
 from pipec.simulate.timeline import Timeline
 
 Times = NDArray[np.int64]
@@ -43,9 +43,7 @@ class Trace:
         if point.waiting:
             return run
         seen, index = self._seen, point.index
-        mark: Callable[[], Any] = (
-            time.perf_counter_ns if self._device.type == "cpu" else self._mark
-        )
+        mark: Callable[[], Any] = time.perf_counter_ns if self._device.type == "cpu" else self._mark
 
         def measured() -> None:
             begin = mark()

@@ -1,6 +1,6 @@
 """Point-to-point wires: how a message is posted, and the handle that it is waited for by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -14,17 +14,21 @@ class Handle(Protocol):
         """Wait for completion."""
 
 
+Post = Callable[[Sequence[Tensor], int], Handle]
+"""Posts a message, given its tensors and its tag, and does not wait."""
+
+
 class Wire(Protocol):
-    """Posts messages between ranks of the pipeline, without waiting."""
+    """Posts messages between ranks of the pipeline."""
 
     retires: bool
     """Whether a SEND can be waited for in the middle of a step, once it is surely through."""
 
-    def send(self, tensors: Sequence[Tensor], peer: int, tag: int) -> Handle:
-        """Send tensors to a rank; they stay untouched until the handle was waited for."""
+    def sender(self, peer: int) -> Post:
+        """What posts sends to a rank; the tensors stay untouched until the handle was waited for."""
 
-    def recv(self, tensors: Sequence[Tensor], peer: int, tag: int) -> Handle:
-        """Receive into tensors from a rank."""
+    def receiver(self, peer: int) -> Post:
+        """What posts receives from a rank."""
 
     def drain(self) -> None:
         """Before SENDs are waited for at the end of a step: let all of them complete."""
@@ -48,7 +52,7 @@ class Works:
 
 
 class GroupWire:
-    """Messages over process groups, one per directed pair of ranks (the same one where a topology joins them).
+    """Messages over process groups, one group per directed pair of ranks (some may be the same).
 
     Tags are honoured by gloo and ignored by NCCL, where messages of a group go in order.
     """
@@ -56,26 +60,31 @@ class GroupWire:
     retires = True
 
     def __init__(self, rank: int, groups: Mapping[tuple[int, int], tuple[ProcessGroup, int]]):
-        """groups: for (source, destination) the group and the number in it of the rank at the other end."""
+        """groups: for (source, destination) the group, and the number in it of the other end."""
         self._out = {pair[1]: group for pair, group in groups.items() if pair[0] == rank}
         self._in = {pair[0]: group for pair, group in groups.items() if pair[1] == rank}
 
-    def send(self, tensors: Sequence[Tensor], peer: int, tag: int) -> Handle:
-        """Post a send on the group of the pair."""
+    def sender(self, peer: int) -> Post:
+        """Sends on the group of the pair."""
         group, number = self._out[peer]
-        if len(tensors) == 1:
-            return group.send([tensors[0]], number, tag)
-        return Works([group.send([tensor], number, tag) for tensor in tensors])
+        return _poster(group.send, number)
 
-    def recv(self, tensors: Sequence[Tensor], peer: int, tag: int) -> Handle:
-        """Post a receive on the group of the pair."""
+    def receiver(self, peer: int) -> Post:
+        """Receives on the group of the pair."""
         group, number = self._in[peer]
-        if len(tensors) == 1:
-            return group.recv([tensors[0]], number, tag)
-        return Works([group.recv([tensor], number, tag) for tensor in tensors])
+        return _poster(group.recv, number)
 
     def drain(self) -> None:
         """Nothing to do: posted messages complete by themselves."""
 
     def close(self) -> None:
         """Nothing to let go of: groups are destroyed by who made them."""
+
+
+def _poster(operation: Callable[[list[Tensor], int, int], Work], number: int) -> Post:
+    def post(tensors: Sequence[Tensor], tag: int) -> Handle:
+        if len(tensors) == 1:
+            return operation([tensors[0]], number, tag)
+        return Works([operation([tensor], number, tag) for tensor in tensors])
+
+    return post

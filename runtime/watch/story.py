@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipec.runtime.watch.progress import IDLE, Seen
+
 from pipec.findings import Place
 from pipec.program.effects import COMPUTE, Kind
 from pipec.program.listing import text
 from pipec.program.program import Program
-from pipec.runtime.watch.progress import IDLE, Seen
 from pipec.verify.place import place
 
 

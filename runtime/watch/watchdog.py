@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch.distributed import ProcessGroup, Store
-
-from pipec.findings import Place
-from pipec.program.program import Program
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.watch.ending import close_groups
 from pipec.runtime.watch.progress import BEAT, IDLE, POSITION, STEP, Board, Seen
 from pipec.runtime.watch.story import chain, standing
+from torch.distributed import ProcessGroup, Store
+
+from pipec.findings import Place
+from pipec.program.program import Program
 from pipec.source import Span
 
 _PERIOD = 0.1
