@@ -8,6 +8,7 @@ This is the guide to the runtime: everything that pipec needs is in `main`. Run 
 
 import argparse
 import math
+import os
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from pipec.runtime import Pipeline, Trace, measured_costs, measured_timeline
 from torch import Tensor, nn
 from torch.nn import functional
 
 import pipec
-from pipec.runtime import Pipeline, Trace, measured_timeline
+from pipec import Channels
 from pipec.simulate.report import report
 from pipec.simulate.usage import usage
+from pipec.verify.certificate import verify
 from pipec.view.svg import timeline_svg
 
 BYTES, WIDTH, HEADS, LENGTH = 256, 96, 4, 96
@@ -53,6 +56,7 @@ def main() -> None:
     # 3. An ordinary training loop: every rank gives the whole batch, and takes its own part of it.
     parameters = [p for stage in stages.values() for p in stage.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10)
     text = standard_library()
     entropy = unigram_entropy(text)
     say(rank, f"{len(text):,} bytes of Python; unigram entropy {entropy:.3f} nats a byte")
@@ -63,6 +67,7 @@ def main() -> None:
         loss = mean_over_ranks(pipe.step(x.to(device), y.to(device)), device)
         optimizer.step()
         optimizer.zero_grad()
+        warmup.step()
         if step % 10 == 0 or step == args.steps - 1:
             say(rank, f"step {step:4d}  loss {loss:.3f}  {time.monotonic() - begin:6.1f} s")
 
@@ -80,7 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--microbatches", type=int, default=8)
     parser.add_argument("--plan", help="a plan file, instead of compiling")
     parser.add_argument("--batch", type=int, default=4, help="sequences in a microbatch")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--out", default="out", help="where the picture goes")
     return parser.parse_args()
@@ -95,8 +100,8 @@ class Embedding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.byte = nn.Embedding(BYTES, WIDTH)
-        self.position = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
-        nn.init.normal_(self.byte.weight, std=0.02)
+        self.position = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.05)
+        nn.init.normal_(self.byte.weight, std=0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: integers `[batch, length]`; returns `[batch, length, width]`."""
@@ -112,6 +117,8 @@ class Block(nn.Module):
         self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
         self.out = nn.Linear(WIDTH, WIDTH, bias=False)
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        for layer in (self.out, self.down):
+            nn.init.normal_(layer.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `[batch, length, width]`, and so is the result."""
@@ -205,18 +212,26 @@ def mean_over_ranks(loss: Tensor | None, device: torch.device) -> float:
 
 
 def show_bubbles(plan: pipec.Plan, trace: Trace, rank: int, folder: Path) -> None:
-    """Compare the last step with the plan, and draw both."""
+    """Compare the last step with the plan, and draw it."""
     measured = measured_timeline(trace, plan)
     if rank != 0:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     real = report(measured, usage(plan.memory, measured))
-    (folder / "measured.svg").write_text(timeline_svg(measured, real, f"{plan.name}, measured (ms)"))
-    predicted = plan.certificate["makespan"]
-    worst = max(row["bubble"] for row in plan.certificate["ranks"]) / predicted
-    print(f"bubble predicted {worst:.1%} of the step (costs {plan.certificate['costs']})")
-    print(f"bubble measured  {real.bubble_rate:.1%} of the last step ({real.makespan:.0f} ms)")
-    print(f"picture of the measured timeline: {folder / 'measured.svg'}")
+    costs = measured_costs(measured)
+    expected = verify(plan.program, costs, plan.memory, Channels("tagged")).report
+    promised = (
+        max(row["bubble"] for row in plan.certificate["ranks"]) / plan.certificate["makespan"]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / "measured.svg"
+    picture.write_text(timeline_svg(measured, real, f"{plan.name}, measured (ms)"))
+    print(f"bubble predicted {promised:6.1%} of the step, with costs {plan.certificate['costs']}")
+    if expected:
+        print(f"bubble predicted {expected.bubble_rate:6.1%}, with the durations just measured")
+    print(f"bubble measured  {real.bubble_rate:6.1%} of the last step, {real.makespan:.0f} ms")
+    if (os.cpu_count() or 1) < plan.ranks and not torch.cuda.is_available():
+        print(f"({plan.ranks} ranks share {os.cpu_count()} cores: they wait for cores, too)")
+    print(f"picture of the measured timeline: {picture}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pipec.runtime.errors import PipelineError
 from pipec.runtime.listener import Listener, Point
 from pipec.runtime.pipeline import Pipeline
 from pipec.runtime.specs import TensorSpec
-from pipec.runtime.trace import Trace, measured_timeline
+from pipec.runtime.trace import Trace, measured_costs, measured_timeline
 
 __all__ = [
     "Listener",
@@ -13,5 +13,6 @@ __all__ = [
     "Point",
     "TensorSpec",
     "Trace",
+    "measured_costs",
     "measured_timeline",
 ]

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from pipec.runtime.listener import Point, Run
 from torch.distributed import ProcessGroup
 
+from pipec.program.costs import PAIR, SERIAL, Costs
+from pipec.program.effects import Kind
 from pipec.program.plan import Plan
 from pipec.simulate.timeline import Timeline
 
@@ -83,3 +85,20 @@ def measured_timeline(trace: Trace, plan: Plan, group: ProcessGroup | None = Non
     end = np.concatenate([times[1] for times in every])
     first = int(begin[plan.program.compute].min())
     return Timeline(plan.program, begin - first, end - first, 10**6, serial=True)
+
+
+def measured_costs(time: Timeline) -> Costs:
+    """What each kind of operation took in each stage (medians, in ms), as costs to predict with."""
+    table = time.table
+    rows = table.compute
+    took = (time.end[rows] - time.begin[rows]) / time.scale
+    stage = table.placement.split(table.operation[rows]).stage
+    stages = int(table.placement.stages.max())
+    times: dict[str, list[str]] = {}
+    for kind in (Kind.F, Kind.B, Kind.W, Kind.BW):
+        here = table.kind[rows] == kind
+        if here.any():
+            middle = [np.median(took[here & (stage == one)]) for one in range(stages)]
+            known = np.nan_to_num(middle, nan=float(np.median(took[here])))
+            times[kind.name] = [f"{value:.4f}" for value in known]
+    return Costs.of({**times, PAIR: SERIAL})

@@ -1,14 +1,17 @@
 """The commands of `pipec`, in the order in which people need them."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipec.cli.launch import launch
 from pipec.cli.options import (
     FINDINGS,
     common,
+    compiling,
     console,
     emit,
     guarded,
@@ -216,6 +219,40 @@ def compare_command(schedules: tuple[str, ...], **options: Any) -> None:
     sys.exit(FINDINGS if refused else 0)
 
 
+@main.command("run")
+@click.argument("schedule", metavar="SCHEDULE|PLAN")
+@click.argument("sizes", nargs=-1, metavar="[K=V]...")
+@click.option("--steps", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--batch", type=click.IntRange(1), help="Sequences in a microbatch.")
+@click.option("--out", default="out", show_default=True, help="The folder for plan and picture.")
+@compiling
+@guarded
+def run_command(
+    schedule: str, sizes: tuple[str, ...], steps: int, batch: int | None, out: str, **options: Any
+) -> None:
+    """Train the example language model with a schedule, on local processes or under torchrun.
+
+    \b
+    pipec run dualpipe P=4 M=8
+    pipec run mine.plan --steps 50
+    torchrun --nproc-per-node 4 $(which pipec) run mine.plan
+    """
+    compiled, certificate = _certified(schedule, sizes, options)
+    plan, inside = plan_of(compiled, certificate), "RANK" in os.environ
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{'-'.join([compiled.name, *_sizes(compiled)])}.plan"
+    plan.save(target)
+    if os.environ.get("RANK", "0") == "0":
+        console().print(certificate_text(certificate, compiled.program, _title(compiled)), end="")
+    command = [sys.executable, "-m", "pipec.examples.train_lm", "--plan", str(target)]
+    command += ["--steps", str(steps), "--out", out]
+    command += ["--batch", str(batch)] if batch else []
+    if inside:
+        os.execv(sys.executable, command)
+    sys.exit(launch(command, plan.ranks))
+
+
 @main.command("fmt")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("--check", is_flag=True, help="Change nothing; exit status 1 if a file would change.")
@@ -253,7 +290,7 @@ def _certified(
         certificate = certify(compiled, chosen)
     if certificate.ok:
         return compiled, certificate
-    if options["form"] == "json":
+    if options.get("form") == "json":
         emit(certificate_json(certificate, compiled.source))
     else:
         say(findings_text(certificate.findings, compiled.source, compiled.program))

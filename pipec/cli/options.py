@@ -46,7 +46,7 @@ def emit(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def common(command: Command) -> Command:
+def compiling(command: Command) -> Command:
     """The options of every command that compiles."""
     options = (
         click.option("--cost", metavar="K=X,...", help="Times, e.g. F=1,B=1,W=1,F&B=3,send=0."),
@@ -75,17 +75,19 @@ def common(command: Command) -> Command:
             show_default=True,
             help="The most operations that a program may make.",
         ),
-        click.option(
-            "--format",
-            "form",
-            type=click.Choice(["text", "json"]),
-            default="text",
-            show_default=True,
-        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def common(command: Command) -> Command:
+    """The options of every command that compiles and prints a result."""
+    form = click.Choice(["text", "json"])
+    command = click.option("--format", "form", type=form, default="text", show_default=True)(
+        command
+    )
+    return compiling(command)
 
 
 def settings(**options: Any) -> Settings:
