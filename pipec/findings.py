@@ -1,6 +1,7 @@
 """Findings are values: what is wrong, where, what was expected, and the way out.
 
-A check returns all of its findings; nothing is printed here and nothing is raised but `PipecError`, at the edge.
+A check returns all of its findings; nothing is printed here and nothing is raised but `PipecError`,
+at the edge.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,6 @@
-"""A batch -> microbatches: tensors are cut along their first dimension, lists are taken as they are."""
+"""A batch -> microbatches: tensors are cut along their first dimension, lists are taken as they
+are.
+"""
 
 from collections.abc import Sequence
 from typing import Any

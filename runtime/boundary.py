@@ -1,4 +1,4 @@
-"""The boundary in front of a stage: what its input looks like, found out at the first microbatch."""
+"""The boundary before a stage: what its input looks like, found out at the first microbatch."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -72,8 +72,8 @@ class Boundary:
             f"stage {self.stage - 1} returned something else than before",
             expected=wordy(specs),
             found=wordy(specs_of(tensors)),
-            hint="what crosses stages stays the same from step to step; call forget_shapes() on every "
-            "rank before a step with other shapes",
+            hint="what crosses stages stays the same from step to step; call forget_shapes() on "
+            "every rank before a step with other shapes",
         )
 
     def resolve(self) -> Specs:

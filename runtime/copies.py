@@ -18,7 +18,7 @@ class Copies:
         self._works: dict[int, list[Work]] = {}
 
     def begin(self) -> None:
-        """Before a step: gradients of this step begin at zero, apart from those of earlier steps."""
+        """Before a step: its gradients begin at zero, apart from those of earlier steps."""
         self._works.clear()
         for bucket in self._buckets.values():
             bucket.begin()

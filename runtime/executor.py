@@ -1,4 +1,4 @@
-"""A rank's stream -> a list of prepared callables: everything that can be decided is decided here."""
+"""A rank's stream -> a list of prepared callables: what can be decided is decided here."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +106,7 @@ class Stream:
         for held in self._held.values():
             held.clear()
 
-    # --- parts --------------------------------------------------------------------------------------
+    # --- parts ------------------------------------------------------------------------------------
 
     def boundary(self, flow: int, stage: int) -> Boundary:
         """The boundary in front of a stage."""
@@ -143,7 +143,7 @@ class Stream:
                 return self._lines[peer, int(self.program.kind[row])]
         return self._lines[row, "own"]
 
-    # --- rows ---------------------------------------------------------------------------------------
+    # --- rows -------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         self._mark_splits()

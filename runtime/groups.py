@@ -86,7 +86,7 @@ def _native_wire(
         members = everyone if topology == "rank" else (min(a, b), max(a, b))
         if rank not in members:
             continue
-        key = (a, b, *members) if topology == "directed" else members
+        key: tuple[int, ...] = (a, b) if topology == "directed" else members
         if key not in made:
             made[key] = make_group([ranks[member] for member in members], group)
             _warm_up(made[key])
@@ -112,9 +112,9 @@ def sum_groups(group: ProcessGroup, plan: Plan) -> dict[int, ProcessGroup]:
     for holders in sorted(holders for holders in twice if rank in holders):
         made[holders] = make_group([ranks[holder] for holder in holders], group)
         _check_sum(made[holders], holders, rank)
-    for stage, holders in enumerate(plan.program.placement.copies):
-        if holders in made:
-            groups[stage] = made[holders]
+    for stage, owners in enumerate(plan.program.placement.copies):
+        if owners in made:
+            groups[stage] = made[owners]
     return groups
 
 

@@ -1,4 +1,4 @@
-"""A stage of a flow on this rank: its module, and what its microbatches hold between instructions."""
+"""A stage of a flow on this rank: its module, and what microbatches hold in between."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -59,12 +59,12 @@ class Held:
         self.inputs = [()] * self.count
         self.outputs = [()] * self.count
 
-    # --- F ------------------------------------------------------------------------------------------
+    # --- F ----------------------------------------------------------------------------------------
 
     def forward(
         self, number: int, source: Callable[[], Tensors], finish: Callable[[Any], Tensors]
     ) -> Run:
-        """F of one microbatch: `source` gives the input, `finish` takes what the module returned."""
+        """F of a microbatch: `source` gives the input, `finish` takes what the module returned."""
         inputs, outputs, call = self.inputs, self.outputs, self._call(number)
 
         def train() -> None:
@@ -127,7 +127,7 @@ class Held:
             self.outputs[number] = ()
         return outputs
 
-    # --- B, BW, W -----------------------------------------------------------------------------------
+    # --- B, BW, W ---------------------------------------------------------------------------------
 
     def backward(self, number: int, gradients: Callable[[], Sequence[Tensor]]) -> Run:
         """B or BW of one microbatch: `gradients` are those of the outputs that need one."""

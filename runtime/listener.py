@@ -1,14 +1,16 @@
-"""Listeners: what wants to know when instructions run wraps them at load, and costs nothing else."""
+"""Listeners wrap instructions at load, to measure or change how they run."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from pipec.program.program import Instruction
 
 Run = Callable[[], None]
 
 
-class Point(NamedTuple):
+@dataclass(frozen=True)
+class Point:
     """A step of a rank's loop: an instruction, or (`waiting`) the wait for its message."""
 
     index: int

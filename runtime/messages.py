@@ -1,4 +1,4 @@
-"""Messages of a stream: what is posted when its row comes, and what is waited for at its consumer."""
+"""Messages of a stream: posted when their row comes, waited for at their consumer."""
 
 from collections.abc import Callable, Sequence
 

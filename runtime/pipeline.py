@@ -42,13 +42,15 @@ class Pipeline:
 
     stages: for each stage that this rank holds (`plan.stages(rank)`), an `nn.Module` that takes and
         returns a tensor or several. A stage held by two ranks is made equal on both at the start.
-    loss_fn: `loss_fn(output, target)` of one microbatch; without it the last stage returns its loss.
-    group: the process group whose ranks are the plan's, in order; the default group if left out.
-    channels: the wires to use; they must be safe in the plan's certificate. On gloo, messages have
+    loss_fn: `loss_fn(output, target)` of one microbatch; without it the last stage returns its
+    loss. group: the process group whose ranks are the plan's, in order; the default group if left
+    out. channels: the wires to use; they must be safe in the plan's certificate. On gloo, messages
+    have
         tags unless a topology is named, which is then emulated strictly.
     reduction: "mean" divides gradients by the number of microbatches of all flows, "sum" does not.
-    timeout: seconds without any progress after which every rank ends; more than the slowest instruction.
-    shapes: for each stage, what its input looks like (`TensorSpec`s or example tensors); what is not
+    timeout: seconds without any progress after which every rank ends; more than the slowest
+    instruction. shapes: for each stage, what its input looks like (`TensorSpec`s or example
+    tensors); what is not
         declared is found out at the first step.
 
     Raises `PipelineError` for a plan, stages or a group that do not fit each other.
@@ -112,7 +114,7 @@ class Pipeline:
         )
         self._finalizer = weakref.finalize(self, _close, self._watchdog, self._wire)
 
-    # --- steps --------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------
 
     def step(self, batch: Any = None, target: Any = None) -> Tensor | None:
         """Run one training step; gradients are added to `.grad`.
@@ -157,7 +159,7 @@ class Pipeline:
         """Let go of threads, as happens at exit too. The process groups stay as they are."""
         self._finalizer()
 
-    # --- inside -------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
     def _stream(self, mode: str) -> Stream:
         stream = self._streams.get(mode)

@@ -1,4 +1,5 @@
-"""Strict channels on gloo: the queues of NCCL, to try for real what the verifier says, without GPUs.
+"""Strict channels on gloo: the queues of NCCL, to try for real what the verifier says, without
+GPUs.
 
 Each channel is a queue with a thread that completes one message after the other, without tags: a
 SEND completes when the receiver has posted (rendezvous), or runs ahead by `credits` messages. A
@@ -63,7 +64,7 @@ class StrictWire:
         return lambda tensors, tag: _put(queue, _Posted(False, tensors, peer))
 
     def drain(self) -> None:
-        """Let every channel complete what it was allowed to run ahead by; before waiting for SENDs."""
+        """Let every channel complete what it was allowed to run ahead by."""
         for queue in self._queues.values():
             queue.put("drain")
 

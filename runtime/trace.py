@@ -34,7 +34,7 @@ class Trace:
         self.start()
 
     def start(self) -> None:
-        """Begin anew: times count from here. Call it before a step, on all ranks after a barrier."""
+        """Begin anew: times count from here. Call it before a step, behind a barrier."""
         self._seen.clear()
         self._zero = time.perf_counter_ns()
         if self._device.type != "cpu":

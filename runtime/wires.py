@@ -25,7 +25,7 @@ class Wire(Protocol):
     """Whether a SEND can be waited for in the middle of a step, once it is surely through."""
 
     def sender(self, peer: int) -> Post:
-        """What posts sends to a rank; the tensors stay untouched until the handle was waited for."""
+        """What posts sends to a rank; tensors stay untouched until their handle was waited for."""
 
     def receiver(self, peer: int) -> Post:
         """What posts receives from a rank."""

@@ -48,7 +48,6 @@ from pipec.view.tables import (
 from pipec.view.terminal import legend_text, timeline_text
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-_SIZES = "\b\nSCHEDULE is a library name (`pipec list`), a .pipe file, a plan or a listing; K=V are its parameters."
 
 
 @click.group(context_settings=_HELP)
@@ -213,9 +212,9 @@ def compare_command(schedules: tuple[str, ...], **options: Any) -> None:
     elif rows:
         console().print(comparison_table(rows))
         console().print(f"costs {compiled.costs}" if not refused else "", end="\n" if rows else "")
-    for name, error in refused:
+    for name, reason in refused:
         say(f"[bold]{name}[/] is left out:")
-        say(error_text(error))
+        say(error_text(reason))
     sys.exit(FINDINGS if refused else 0)
 
 

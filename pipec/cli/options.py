@@ -32,7 +32,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def console() -> Console:
-    """Where results go. Width and colour as the terminal and `NO_COLOR` say; none of both in a pipe."""
+    """Where results go. Width and colour as the terminal and `NO_COLOR` say; none of both in a
+    pipe.
+    """
     return Console(highlight=False, soft_wrap=True)
 
 
@@ -58,7 +60,7 @@ def compiling(command: Command) -> Command:
             type=click.Choice(TOPOLOGIES[::-1]),
             default="pair",
             show_default=True,
-            help="How posted messages queue: per pair of ranks, directed pair, rank, or not at all.",
+            help="How posted messages queue: by pair of ranks, directed pair, rank, or not at all.",
         ),
         click.option(
             "--credits",

@@ -17,7 +17,7 @@ DEEPEST_EXPRESSION = 100
 
 @v_args(meta=True)
 class Builder(Transformer_NonRecursive[Token, Any]):
-    """Builds the node of one line that begins at `base`; what it cannot accept goes to `findings`."""
+    """Builds the node of a line that begins at `base`; what it cannot accept goes to `findings`."""
 
     def __init__(self, base: int, findings: list[Finding]):
         super().__init__()
@@ -33,8 +33,15 @@ class Builder(Transformer_NonRecursive[Token, Any]):
             return Span(self._base, self._base)
         return Span(self._base + at.start_pos, self._base + at.end_pos)
 
-    def _reject(self, message: str, span: Span, **details: str) -> None:
-        self._findings.append(Finding("syntax", message, span, **details))
+    def _reject(
+        self,
+        message: str,
+        span: Span,
+        expected: str,
+        found: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self._findings.append(Finding("syntax", message, span, expected, found, hint))
 
     def _deep(self, node: Any, *children: Any) -> Any:
         """Remember how deep an expression is, so that nothing later recurses without a bound."""
@@ -62,7 +69,7 @@ class Builder(Transformer_NonRecursive[Token, Any]):
             )
         return s.Name(str(token), self._span(token))
 
-    # --- lines -----------------------------------------------------------------------------------------------
+    # --- lines ------------------------------------------------------------------------------------
 
     def docstring(self, meta: Meta, children: list[Any]) -> s.Docstring:
         return s.Docstring(str(children[0])[3:-3], self._span(meta))
@@ -127,7 +134,7 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def else_branch(self, meta: Meta, children: list[Any]) -> s.Branch:
         return s.Branch("else", None, _body(children[0]), self._span(meta))
 
-    # --- operations ------------------------------------------------------------------------------------------
+    # --- operations -------------------------------------------------------------------------------
 
     def units(self, meta: Meta, children: list[Any]) -> s.Units:
         return s.Units(tuple(children), self._span(meta))
@@ -144,7 +151,7 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def memory_amount(self, meta: Meta, children: list[Any]) -> s.Name:
         return s.Name("memory", self._span(meta))
 
-    # --- expressions -----------------------------------------------------------------------------------------
+    # --- expressions ------------------------------------------------------------------------------
 
     def number(self, meta: Meta, children: list[Any]) -> s.Number:
         text, span = str(children[0]), self._span(meta)

@@ -63,7 +63,9 @@ def complaint(error: UnexpectedInput, line: str, base: int) -> Finding:
 
 
 def _accepts(error: UnexpectedCharacters | UnexpectedToken) -> set[str]:
-    """The terminals that could really come next (Lark's own `expected` also holds some that could not)."""
+    """The terminals that could really come next (Lark's own `expected` also holds some that could
+    not).
+    """
     parser = getattr(error, "interactive_parser", None)
     return set(parser.accepts()) if parser else set()
 

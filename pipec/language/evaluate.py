@@ -57,7 +57,7 @@ class Lanes:
 
 
 def evaluate(expression: s.Expression, lanes: Lanes) -> Value:
-    """The value of a checked expression. Raises `Stop` where it has none (0 / 0, 3 / 2, overflow)."""
+    """The value of a checked expression. Raises `Stop` where it has none (3 / 2, overflow)."""
     match expression:
         case s.Number() | s.Boolean():
             return expression.value
@@ -175,7 +175,7 @@ def _call(function: str, values: list[Any]) -> Value:
     return result
 
 
-# --- arithmetic ---------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------
 
 
 def _arithmetic(expression: s.Binary, left: Any, right: Any, lanes: Lanes) -> Value:
@@ -213,7 +213,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _within(operator: str, left: Any, right: Any) -> bool:
-    """Whether no lane can leave the range of 64-bit integers (by the largest sizes of both sides)."""
+    """Whether no lane can leave the range of 64-bit integers, judged by the largest values."""
     a, b = _largest(left), _largest(right)
     if operator == "**":
         return a <= 1 or (b <= 64 and a**b <= LARGEST_NUMBER)

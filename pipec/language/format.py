@@ -78,9 +78,7 @@ def _row(source: Source, line: Line, depth: int) -> _Row:
     if first in _INLINE:
         ends = _header_end(tokens)
         cut = ends + 1 if ends is not None and ends + 1 < len(tokens) else None
-    elif first == "let":
-        cut = 2
-    elif first == "flow":
+    elif first == "let" or first == "flow":
         cut = 2
     if cut is None:
         return row

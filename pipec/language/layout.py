@@ -1,7 +1,7 @@
 """Lines and blocks: indentation is read here, so the grammar only ever sees one line.
 
-A *logical line* ends at a newline that stands outside of brackets and strings. Because each line is parsed alone,
-a mistake in one never hides a mistake in another.
+A *logical line* ends at a newline that stands outside of brackets and strings. Because each line is
+parsed alone, a mistake in one never hides a mistake in another.
 """
 
 import re
@@ -114,7 +114,9 @@ _BEGIN = re.compile(r"([ \t]*)([^\s]?)")
 
 
 def _continues(source: Source, next_line: int, first: int) -> bool:
-    """Inside brackets a line goes on if the next one is blank, indented deeper, or begins with a bracket's end."""
+    """Inside brackets a line goes on if the next one is blank, indented deeper, or begins with a
+    bracket's end.
+    """
     begin = _BEGIN.match(source.text, next_line)
     assert begin
     if not begin[2]:

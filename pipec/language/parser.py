@@ -20,7 +20,9 @@ MOST_FINDINGS = 50
 
 
 def parse(source: Source) -> tuple[s.File, list[Finding]]:
-    """Read a text. Where findings are returned, the tree holds `Broken` nodes and is fit for checking only."""
+    """Read a text. Where findings are returned, the tree holds `Broken` nodes and is fit for
+    checking only.
+    """
     lines = layout(source)
     tree = _Assembly(source, lines).file(blocks(lines))
     lines.findings.sort(key=lambda finding: finding.span or Span(0, 0))

@@ -54,7 +54,7 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """`x + y` and the like; also `and` and `or`, which leave the right side alone where they can."""
+    """`x + y` and the like; also `and`, `or`, which leave the right side alone if they can."""
 
     operator: str
     left: "Expression"
@@ -92,7 +92,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`F`, `F[near]`, `F[1]`, `F[near, 1](i)`: one compute operation, or a count of them in a `limit`."""
+    """`F`, `F[near]`, `F[1]`, `F[near, 1](i)`: one compute operation, or a count of them in a
+    `limit`.
+    """
 
     kind: str
     selectors: tuple["Expression", ...]
@@ -168,7 +170,9 @@ class If:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A line that could not be read, with the names it may have bound; only in trees that come with findings."""
+    """A line that could not be read, with the names it may have bound; only in trees that come with
+    findings.
+    """
 
     names: tuple[str, ...]
     body: tuple["Statement", ...]
@@ -215,7 +219,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class FlowItem:
-    """`flow name(stages=.., microbatches=..): rank = placement`, the placement in terms of `stage`."""
+    """`flow name(stages=.., microbatches=..): rank = placement`, in terms of `stage`."""
 
     name: Name
     arguments: tuple[Argument, ...]

@@ -115,7 +115,7 @@ def _crossings(order: Order) -> tuple[Array, Array]:
 
 
 def _sums(order: Order, moments: _Moments) -> _Rows:
-    """For each stage with two holders, one SUM on each, behind the last operation on its gradient."""
+    """For each stage with two holders a SUM on each, behind the last operation on its gradient."""
     copies = order.placement.copies
     twice = np.array([stage for stage, ranks in enumerate(copies) if len(ranks) == 2], np.int64)
     steps = [step for step in Step if any(_makes_gradient(kind, step) for kind in Kind)]

@@ -43,7 +43,7 @@ def _too_often(order: Order, counts: Array) -> list[Finding]:
 
 def _missing(order: Order, counts: Array, program: Span) -> list[Finding]:
     """Per rank, flow, stage and step, how many operations were never issued."""
-    findings = []
+    findings: list[Finding] = []
     placement = order.placement
     fused = np.zeros(placement.size, bool)
     fused[order.operation[order.kind == Kind.BW]] = True

@@ -1,4 +1,4 @@
-"""Microbatch counters: an F, B or BW takes the smallest microbatch that its kind has not yet taken."""
+"""Counters: an F, B or BW takes the smallest microbatch that its kind has not yet taken."""
 
 from typing import Any
 
@@ -39,7 +39,9 @@ def count_microbatches(rows: Array, start: Array, placement: Placement, origins:
 
 
 def _smallest_free(said: list[int]) -> list[int]:
-    """Go through one counter in order: `said` is a microbatch, or -1 for the smallest not yet taken."""
+    """Go through one counter in order: `said` is a microbatch, or -1 for the smallest not yet
+    taken.
+    """
     taken: set[int] = set()
     following = 0
     numbers = []
@@ -64,8 +66,9 @@ def _within_flow(
     rank = int(np.searchsorted(start, row, side="right")) - 1
     flow = placement.flows[int(rows[FLOW, row])]
     kind, stage = Kind(int(rows[KIND, row])).name, int(rows[STAGE, row])
+    where = chunk_name(placement, flow.name, rank, stage)
     message = (
-        f"{kind} number {flow.microbatches + 1} of {chunk_name(placement, flow.name, rank, stage)}: "
+        f"{kind} number {flow.microbatches + 1} of {where}: "
         f"flow `{flow.name}` has only {flow.microbatches} microbatches"
     )
     span = origins.span(int(rows[ORIGIN, row]))

@@ -1,7 +1,8 @@
 """A rank's program -> operations in sequence, for all ranks and loop turns at once.
 
-A *run* is what a body issues in a set of lanes: the rows of lane 0, then those of lane 1, and so on.
-`repeat` copies rows, `for` evaluates its body in more lanes, `if` in fewer; nothing walks a loop.
+A *run* is what a body issues in a set of lanes: the rows of lane 0, then those of lane 1, and so
+on. `repeat` copies rows, `for` evaluates its body in more lanes, `if` in fewer; nothing walks a
+loop.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from pipec.source import Span
 Array = NDArray[Any]
 
 KIND, FLOW, STAGE, MICROBATCH, TIE, ORIGIN = range(6)
-"""The columns of a run. FLOW and STAGE are -1 for a W that leaves them out, MICROBATCH where none is said."""
+"""The columns of a run. FLOW and STAGE are -1 for a W that leaves them out, MICROBATCH where none
+is said.
+"""
 
 BUDGET = 20_000_000
 """Rows that a program may issue, and loop turns that it may take, before it counts as runaway."""
@@ -73,7 +76,7 @@ class _Expansion:
         times = spread(evaluate(statement.times, lanes), lanes.count)
         self._not_negative(times, "a `repeat`", statement.times.span, lanes)
         once = self.body(statement.body, lanes)
-        self._afford(times.astype(float) @ once.counts, statement.times.span)
+        self._afford(float(times.astype(float) @ once.counts), statement.times.span)
         counts = once.counts * times
         begins = np.cumsum(once.counts) - once.counts
         within = _within(counts) % np.repeat(np.maximum(once.counts, 1), counts)
@@ -110,7 +113,7 @@ class _Expansion:
                 break
         return _one_after_the_other(runs, lanes.count)
 
-    # --- operations -----------------------------------------------------------------------------------
+    # --- operations -------------------------------------------------------------------------------
 
     def _units(self, statement: s.Units, lanes: Lanes) -> Run:
         columns = [
@@ -190,7 +193,7 @@ class _Expansion:
             failing(Finding("value", message, span, expected, found), bad, lanes)
         return number
 
-    # --- bounds ---------------------------------------------------------------------------------------
+    # --- bounds -----------------------------------------------------------------------------------
 
     def _not_negative(self, count: Array, what: str, span: Span, lanes: Lanes) -> None:
         bad = count < 0

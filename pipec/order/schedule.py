@@ -122,7 +122,7 @@ class _Binder:
             case s.Limit():
                 assert isinstance(item.test, s.Comparison)
                 rational = Lanes(self._names, rational=True)
-                self._limit = Fraction(evaluate(item.test.operands[1], rational))
+                self._limit = _fraction(evaluate(item.test.operands[1], rational))
                 self._limit_span = item.span
             case s.OnRank():
                 self._program = item
@@ -135,7 +135,7 @@ class _Binder:
         self._findings.append(Finding("require", message, item.test.span, found=found or None))
 
     def _flow(self, item: s.FlowItem) -> None:
-        values = {
+        values: dict[str, tuple[Any, Span]] = {
             argument.name.name: (evaluate(argument.value, Lanes(self._names)), argument.value.span)
             for argument in item.arguments
         }
@@ -184,7 +184,7 @@ class _Binder:
             raise Stop(Finding("budget", message, item.span, expected, found))
 
     def schedule(self, item: s.ScheduleItem, source: Source) -> Schedule:
-        """Put everything together, settings last because they may depend on the number of stages."""
+        """Put everything together; settings last, as they may depend on the number of stages."""
         placement = Placement(self._ranks, tuple(self._flows))
         try:
             for settings in self._pending:
@@ -209,7 +209,7 @@ class _Binder:
             key = setting_key(setting).replace(" ", "")
             per_stage = "stage" in _names(setting.value)
             values = [
-                Fraction(
+                _fraction(
                     evaluate(setting.value, Lanes({**self._names, "stage": stage}, rational=True))
                 )
                 for stage in range(stages if per_stage else 1)
@@ -219,6 +219,11 @@ class _Binder:
                 raise Stop(Finding("value", message, setting.value.span, "0 or more", found))
             key = PAIR if key == "F&BW" else key
             self._settings[item.word][key] = tuple(values) if per_stage else values[0]
+
+
+def _fraction(value: Value) -> Fraction:
+    assert isinstance(value, int | Fraction)
+    return Fraction(value)
 
 
 def _names(expression: s.Expression) -> set[str]:

@@ -22,7 +22,7 @@ def match_weights(rows: Array, start: Array, origins: Origins) -> None:
     taking = np.flatnonzero(rows[KIND] == Kind.W)
     if not len(taking):
         return
-    picky = (rows[[FLOW, STAGE, MICROBATCH]][:, taking] >= 0).any(axis=0)
+    picky = np.any(rows[[FLOW, STAGE, MICROBATCH]][:, taking] >= 0, axis=0)
     rank_of_given = np.searchsorted(start, given, side="right") - 1
     rank_of_taking = np.searchsorted(start, taking, side="right") - 1
     first_given = np.searchsorted(rank_of_given, np.arange(len(start)))

@@ -32,10 +32,10 @@ FINEST = 10**6
 class Costs:
     """Time per cost key (`F`, `B`, `W`, `BW`, `send`, `sum`, `F&B`), one number or one per stage.
 
-    Unless stated, BW costs B + W, and an overlapped pair F&B costs F plus its backward. A pair is one
-    unit: it begins when both inputs are there and both results exist at its end, which is how bubbles
-    are published. With `F&B=serial` the forward runs first and its result leaves at once, which is
-    how the runtime executes chunks that have no parts.
+    Unless stated, BW costs B + W, and an overlapped pair F&B costs F plus its backward. A pair is
+    one unit: it begins when both inputs are there and both results exist at its end, which is how
+    bubbles are published. With `F&B=serial` the forward runs first and its result leaves at once,
+    which is how the runtime executes chunks that have no parts.
     """
 
     times: Mapping[str, PerStage] = field(default_factory=dict)
@@ -112,7 +112,9 @@ def _text(time: PerStage | None) -> str:
 
 @dataclass(frozen=True)
 class Durations:
-    """Ticks per row of a table; a tick is `1 / scale` of the unit. A pair's time is on its first row."""
+    """Ticks per row of a table; a tick is `1 / scale` of the unit. A pair's time is on its first
+    row.
+    """
 
     ticks: Array
     scale: int

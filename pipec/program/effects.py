@@ -23,7 +23,9 @@ class Kind(IntEnum):
 
 
 class Step(IntEnum):
-    """The three things that happen to a microbatch in a stage; the middle part of an operation's id."""
+    """The three things that happen to a microbatch in a stage; the middle part of an operation's
+    id.
+    """
 
     FORWARD = 0
     BACKWARD = 1

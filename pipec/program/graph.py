@@ -24,7 +24,7 @@ TOPOLOGIES: tuple[Topology, ...] = ("rank", "pair", "directed", "tagged")
 
 @dataclass(frozen=True)
 class Channels:
-    """How posted messages progress. A sender completes `credits` messages before they are received."""
+    """How posted messages progress; a sender may complete `credits` before they are received."""
 
     topology: Topology = "pair"
     credits: int = 0
@@ -122,7 +122,7 @@ def _arrival(program: Program) -> Array:
 
 
 def _events(program: Program, ends: Ends, sums: Ends, credits: int) -> tuple[Array, Array]:
-    """Number the events. Under rendezvous a SEND is the event of its RECV; so is a SUM's other end."""
+    """Number the events. Under rendezvous a SEND is its RECV's event; so is a SUM's other end."""
     own = np.ones(len(program), bool)
     if credits == 0:
         own[ends.first] = False

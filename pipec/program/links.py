@@ -15,9 +15,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Ends:
-    """Rows of a program that meet in pairs: `first[i]` meets `second[i]`, the i-th of their channel.
+    """Rows of a program that meet in pairs: `first[i]` meets `second[i]`, the i-th of their
+    channel.
 
-    `channel` is `source * ranks + destination` of each match; `unmatched` are rows that meet nobody.
+    `channel` is `source * ranks + destination` of each match; `unmatched` are rows that meet
+    nobody.
     """
 
     first: Array

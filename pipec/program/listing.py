@@ -9,8 +9,8 @@
         ...
 
 Compute is `KIND flow stage microbatch`; `&` before it ties it to the compute before (an OVERLAP). A
-SEND or RECV names the operation that consumes its payload and the rank at the other end; a SUM names
-its stage and the other holder. `#` begins a comment.
+SEND or RECV names the operation that consumes its payload and the rank at the other end; a SUM
+names its stage and the other holder. `#` begins a comment.
 """
 
 import re

@@ -13,8 +13,8 @@ class Memory:
     """What each operation adds (F) or gives back (B, W, BW), one number or one per stage.
 
     Unless stated, F adds 1 and W or BW gives it back, so that peaks count activations of one stage
-    from F to W, as papers do. `state` is what a held stage takes all the time (parameters, gradients,
-    optimizer); `message` is one tensor set on the wire.
+    from F to W, as papers do. `state` is what a held stage takes all the time (parameters,
+    gradients, optimizer); `message` is one tensor set on the wire.
     """
 
     amounts: Mapping[str, PerStage] = field(default_factory=dict)

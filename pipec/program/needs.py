@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 class Inputs(NamedTuple):
-    """The operations `which[i]` (positions in the array asked about) need what `producer[i]` makes."""
+    """Operations `which[i]` (positions in the array asked about) need what `producer[i]` makes."""
 
     need: Need
     which: Array

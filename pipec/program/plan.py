@@ -1,7 +1,7 @@
 """The plan: the artefact that is verified, saved, compared between ranks and executed.
 
-A plan file is JSON (docs/plan.md has the schema). Each section has a digest, and the plan's digest is
-over those, so a changed file is an error that says which part was changed.
+A plan file is JSON (docs/plan.md has the schema). Each section has a digest, and the plan's digest
+is over those, so a changed file is an error that says which part was changed.
 """
 
 import hashlib

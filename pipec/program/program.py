@@ -33,7 +33,9 @@ class Origins:
 
 
 class Instruction(NamedTuple):
-    """A row as people see it. `peer` is None for compute; `tied` marks the second half of an OVERLAP."""
+    """A row as people see it. `peer` is None for compute; `tied` marks the second half of an
+    OVERLAP.
+    """
 
     kind: Kind
     flow: str | None
@@ -48,9 +50,10 @@ class Instruction(NamedTuple):
 class Table:
     """Rows sorted by (rank, place); rank `r` owns rows `start[r]` to `start[r + 1]`.
 
-    `operation` is the id of a compute row's own operation, of the operation that consumes the payload
-    of a SEND or RECV, and for a SUM the stage number. `tie` glues a compute row to the compute row
-    before it: the two are one OVERLAP. `peer` is -1 for compute. `origin` indexes `origins.spans`.
+    `operation` is the id of a compute row's own operation, of the operation that consumes the
+    payload of a SEND or RECV, and for a SUM the stage number. `tie` glues a compute row to the
+    compute row before it: the two are one OVERLAP. `peer` is -1 for compute. `origin` indexes
+    `origins.spans`.
     """
 
     placement: Placement

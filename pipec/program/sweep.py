@@ -39,8 +39,8 @@ def sweep(waits: Array, duration: Array, lane: Array) -> Array:
 def proven(waits: Array, duration: Array, end: Array) -> bool:
     """Whether `end` is right: this one expression, not the sweep, is what a certificate rests on.
 
-    With durations of at least 1 it can only hold if no event waits for itself, and then it holds for
-    the longest path alone.
+    With durations of at least 1 it can only hold if no event waits for itself, and then it holds
+    for the longest path alone.
     """
     known = np.append(end, 0)
     latest = known[waits[0]]

@@ -14,8 +14,8 @@ Number = int | float
 class RankReport:
     """One rank, in the author's units. `peak_index` is the instruction at which the peak is held.
 
-    bubble: the makespan less the busy time. span_bubble: the same from the rank's own first operation
-    to the end of its own last one, as the zero-bubble papers count it.
+    bubble: the makespan less the busy time. span_bubble: the same from the rank's own first
+    operation to the end of its own last one, as the zero-bubble papers count it.
     """
 
     busy: Number

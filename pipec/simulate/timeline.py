@@ -25,7 +25,9 @@ class Timeline:
     scale: int
     """Ticks in a unit of time."""
     serial: bool
-    """Whether the halves of an OVERLAP run one after the other; else its first row has all its time."""
+    """Whether the halves of an OVERLAP run one after the other; else its first row has all its
+    time.
+    """
 
     def units(self, ticks: int) -> int | float:
         """Ticks as units; a whole number is an integer."""

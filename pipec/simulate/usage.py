@@ -1,7 +1,6 @@
 """Memory over time: what each rank holds at each instruction."""
 
 from dataclasses import dataclass
-from fractions import Fraction
 from math import lcm
 from typing import Any
 
@@ -19,7 +18,9 @@ FINEST = 10**6
 
 @dataclass(frozen=True)
 class Usage:
-    """Memory held while each row runs, in `1 / scale` of the author's unit, and the peak of each rank."""
+    """Memory held while each row runs, in `1 / scale` of the author's unit, and the peak of each
+    rank.
+    """
 
     held: Array
     peak: Array
@@ -122,7 +123,9 @@ def _messages(table: Table, amounts: Array, time: Timeline, given: Array) -> Non
 
 
 def _state(table: Table, memory: Memory, scale: int) -> Array:
-    """What the stages that each rank holds take all the time; a stage held by two ranks counts twice."""
+    """What the stages that each rank holds take all the time; a stage held by two ranks counts
+    twice.
+    """
     state = np.zeros(table.ranks, np.int64)
     for stage, holders in enumerate(table.placement.copies):
         for rank in holders:

@@ -49,8 +49,8 @@ def verify(
 ) -> Certificate:
     """Prove a program complete, correctly paired, free of deadlock and within memory.
 
-    `channels` is the model that must be safe and that the timeline is computed under; the verdict for
-    the other topologies (with 0 credits) is reported beside it.
+    `channels` is the model that must be safe and that the timeline is computed under; the verdict
+    for the other topologies (with 0 credits) is reported beside it.
     """
     channels = channels or Channels()
     links = Links(program)

@@ -125,12 +125,9 @@ def _story(graph: Graph, links: Links, channels: Channels, cycle: list[int]) -> 
                 shown.setdefault(end, place(program, end))
     ranks = sorted({where.rank for where in shown.values()})
     credits = f" with {channels.credits} credits" if channels.topology in ("rank", "pair") else ""
-    message = (
-        f"deadlock under channels `{channels.topology}`{credits}: "
-        f"ranks {', '.join(map(str, ranks))} wait for each other"
-        if len(ranks) > 1
-        else f"deadlock under channels `{channels.topology}`{credits}: rank {ranks[0]} waits for itself"
-    )
+    who = f"ranks {', '.join(map(str, ranks))} wait for each other"
+    who = who if len(ranks) > 1 else f"rank {ranks[0]} waits for itself"
+    message = f"deadlock under channels `{channels.topology}`{credits}: {who}"
     first = next((where.span for where in shown.values() if where.span), None)
     return Finding(
         "deadlock", message, first, None, None, None, tuple(shown.values()), tuple(notes)
@@ -160,4 +157,5 @@ def _message(program: Program, sender: dict[int, int], row: int) -> str:
     sent = place(program, sender[row])
     if sent.instruction.split()[1:5] == here.instruction.split()[1:5]:
         return f"the message `{sent.instruction}` from rank {sent.rank}"
-    return f"`{sent.instruction}` of rank {sent.rank}, met by `{here.instruction}` of rank {here.rank},"
+    met = f"met by `{here.instruction}` of rank {here.rank},"
+    return f"`{sent.instruction}` of rank {sent.rank}, {met}"

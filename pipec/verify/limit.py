@@ -8,7 +8,7 @@ from pipec.verify.place import places
 
 
 def memory_limit(table: Table, memory: Memory, used: Usage) -> list[Finding]:
-    """Finding `memory-limit` for each rank whose peak is over the limit, with its first such row."""
+    """Finding `memory-limit` for each rank whose peak is over the limit, at its first such row."""
     if memory.limit is None:
         return []
     findings = []

@@ -46,8 +46,9 @@ def _corruption(program: Program, links: Links) -> list[Finding]:
         number = int((ends.channel[:at] == ends.channel[at]).sum())
         source, target = where[0].rank, where[1].rank
         message = (
-            f"message {number} from rank {source} to rank {target} is `{where[0].instruction}`, but rank "
-            f"{target} takes it for `{where[1].instruction}`: if the shapes agree, values are silently wrong"
+            f"message {number} from rank {source} to rank {target} is `{where[0].instruction}`, "
+            f"but rank {target} takes it for `{where[1].instruction}`: "
+            "if the shapes agree, values are silently wrong"
         )
         hint = f"let rank {target} receive in the order in which rank {source} sends"
         findings.append(
@@ -100,7 +101,8 @@ def _sum_per_copy(program: Program) -> list[Finding]:
             if len(own) == (1 if len(holders) == 2 and len(mine) else 0):
                 if len(own) and own[0] < mine.max():
                     where = places(program, int(own[0]), int(mine.max()))
-                    message = f"`{where[0].instruction}` comes before `{where[1].instruction}`, which adds to it"
+                    sum_, late = where[0].instruction, where[1].instruction
+                    message = f"`{sum_}` comes before `{late}`, which adds to it"
                     findings.append(
                         Finding("gradient-sum", message, where[0].span, None, None, None, where)
                     )

@@ -24,10 +24,16 @@ def order_json(table: Table) -> dict[str, list[dict[str, Any]]]:
     orders: dict[str, list[dict[str, Any]]] = {}
     rows = table.compute
     for rank in range(table.ranks):
-        orders[str(rank)] = order = []
+        order: list[dict[str, Any]] = []
+        orders[str(rank)] = order
         for row in rows[table.rank[rows] == rank].tolist():
             kind, flow, stage, microbatch, _, tied, _ = table.instruction(row)
-            operation = {"op": kind.name, "flow": flow, "stage": stage, "mb": microbatch}
+            operation: dict[str, Any] = {
+                "op": kind.name,
+                "flow": flow,
+                "stage": stage,
+                "mb": microbatch,
+            }
             if tied:
                 operation = {"op": "OVERLAP", "parts": [order.pop(), operation]}
             order.append(operation)

@@ -56,7 +56,7 @@ def timeline_svg(time: Timeline, report: Report, title: str) -> str:
 
 def _figures(report: Report) -> str:
     return (
-        f"makespan {float(report.makespan):g}, bubble {report.bubble_rate:.1%} of it on the worst rank "
+        f"makespan {float(report.makespan):g}, bubble {report.bubble_rate:.1%} on the worst rank "
         f"(span bubble {report.span_bubble_rate:.1%}), peak memory {float(report.peak_memory):g}"
     )
 
@@ -81,8 +81,9 @@ def _block(
         what = f"{kind.name} {placement.flows[flow].name}, stage {stage}, microbatch {microbatch}"
         overlap = ", in an OVERLAP" if len(block.parts) > 1 else ""
         drawn.append(
-            f'<rect x="{left + 0.5:.2f}" y="{top}" width="{max(share - 1, 0.4):.2f}" height="{_ROW}" rx="2" '
-            f'fill="{colour(kind, flow)}"><title>{escape(what)}{overlap}: {begin:g} to {end:g}</title></rect>'
+            f'<rect x="{left + 0.5:.2f}" y="{top}" width="{max(share - 1, 0.4):.2f}" '
+            f'height="{_ROW}" rx="2" fill="{colour(kind, flow)}">'
+            f"<title>{escape(what)}{overlap}: {begin:g} to {end:g}</title></rect>"
         )
         if share >= 14:
             x = left + share / 2
@@ -90,8 +91,8 @@ def _block(
     if len(block.parts) > 1:
         left, width = _LEFT + block.begin * scale + 0.5, (block.end - block.begin) * scale - 1
         drawn.append(
-            f'<rect x="{left:.2f}" y="{top}" width="{max(width, 0.4):.2f}" height="{_ROW}" rx="2" '
-            'fill="none" stroke="#333" stroke-width="1.2" pointer-events="none"/>'
+            f'<rect x="{left:.2f}" y="{top}" width="{max(width, 0.4):.2f}" height="{_ROW}" '
+            'rx="2" fill="none" stroke="#333" stroke-width="1.2" pointer-events="none"/>'
         )
     return drawn
 
@@ -103,9 +104,8 @@ def _axis(time: Timeline, last: int, width: int, top: float) -> list[str]:
         value = float(time.units(last)) * part / 4
         anchor = ("start", "middle", "middle", "middle", "end")[part]
         drawn.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + 5}"/>')
-        drawn.append(
-            f'<text class="faint" x="{x:.1f}" y="{top + 17}" text-anchor="{anchor}">{value:g}</text>'
-        )
+        drawn.append(f'<text class="faint" x="{x:.1f}" y="{top + 17}" ')
+        drawn.append(f'text-anchor="{anchor}">{value:g}</text>')
     return drawn
 
 

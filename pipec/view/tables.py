@@ -97,8 +97,8 @@ def comparison_table(rows: Sequence[Compared]) -> Table:
 
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
     if columns[0] == "schedule" and "what it is" in columns:
         for column in table.columns[1:]:
             column.justify = "left"

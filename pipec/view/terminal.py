@@ -1,5 +1,7 @@
 """A timeline in the terminal: one line per rank, time from left to right."""
 
+from itertools import pairwise
+
 from rich.text import Text
 
 from pipec.simulate.timeline import Timeline
@@ -10,7 +12,9 @@ _SMALLEST = 20
 
 
 def timeline_text(time: Timeline, width: int) -> Text:
-    """The whole timeline in `width` columns. Colours tell the kinds apart; so do letters without them."""
+    """The whole timeline in `width` columns. Colours tell the kinds apart; so do letters without
+    them.
+    """
     ranks = blocks(time)
     label = len(f"rank {len(ranks) - 1} ")
     last = max((block.end for rank in ranks for block in rank), default=1)
@@ -58,7 +62,7 @@ def _line(rank: list[Block], last: int, columns: int) -> Text:
 def _split(begin: int, end: int, parts: int) -> list[tuple[int, int]]:
     """The columns of each part of a block; an OVERLAP is drawn as two halves."""
     edges = [begin + (end - begin) * part // parts for part in range(parts + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def _cell(kind: str, microbatch: int, width: int) -> str:

@@ -22,7 +22,7 @@ class Standing:
 
 
 def standing(program: Program, rank: int, seen: Seen) -> Standing:
-    """Where a rank stands. Positions count twice the index of an instruction, one more in its wait."""
+    """Where a rank stands. A position is twice an instruction's index, one more in its wait."""
     if seen.position == IDLE:
         return Standing(f"rank {rank} is in no step (it is in your own code)")
     index, waiting = divmod(seen.position, 2)
@@ -61,7 +61,7 @@ class Chain:
 
 
 def chain(program: Program, start: int, read: Callable[[int], Seen]) -> Chain:
-    """Follow the waits from a rank until one that waits for nobody, or one seen before (a cycle)."""
+    """Follow the waits from a rank to one that waits for nobody, or one seen before (a cycle)."""
     sentences, visited, rank = [], set(), start
     while True:
         found = standing(program, rank, read(rank))

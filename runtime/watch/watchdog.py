@@ -62,9 +62,9 @@ class Watchdog:
     """Watches one pipeline on one rank.
 
     The loop stores its position in `board.line`; everything else happens in the thread: it reads a
-    flag in the store that any rank raises when it fails, follows the chain of waits when nothing has
-    moved for `timeout` seconds, and closes the groups, so that the main thread leaves its wait. If
-    it does not (it is stuck in the user's code), the process is ended.
+    flag in the store that any rank raises when it fails, follows the chain of waits when nothing
+    has moved for `timeout` seconds, and closes the groups, so that the main thread leaves its wait.
+    If it does not (it is stuck in the user's code), the process is ended.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="pipec watchdog")
         self._thread.start()
 
-    # --- called by the step -------------------------------------------------------------------------
+    # --- called by the step -----------------------------------------------------------------------
 
     def enter(self, program: Program) -> None:
         """A step begins. Raises `PipelineError` if the pipeline failed before."""
@@ -116,7 +116,7 @@ class Watchdog:
         return self._fail(text)
 
     def broken(self, error: BaseException) -> Failure:
-        """A wait ended with an error: somebody else failed. Find out who; report it if nobody has."""
+        """A wait ended with an error: somebody else failed. Find out who, and report it."""
         deadline = time.monotonic() + 1.5
         while self.failure is None and time.monotonic() < deadline:
             if reason := self.board.reason():
@@ -146,7 +146,7 @@ class Watchdog:
         if threading.current_thread() is not self._thread:
             self._thread.join(2.0)
 
-    # --- the thread ---------------------------------------------------------------------------------
+    # --- the thread -------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         last, since = -1, time.monotonic()
@@ -212,7 +212,7 @@ class Watchdog:
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         os._exit(1)
 
-    # --- who is to blame ----------------------------------------------------------------------------
+    # --- who is to blame --------------------------------------------------------------------------
 
     def _hang(self) -> Failure:
         assert self._program is not None
