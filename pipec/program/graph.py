@@ -137,11 +137,15 @@ def _events(program: Program, ends: Ends, sums: Ends, credits: int) -> tuple[Arr
 def _messages(
     ends: Ends, channels: Channels, event: Array, unit: Array, queue: Array, waits: Array
 ) -> None:
-    """A message waits for both its posts and for the messages before it in both its queues."""
+    """A message waits for both its posts and for the messages before it in both its queues.
+
+    Where messages have tags, receives are posted ahead of their place and are not waited for.
+    """
     to_event = np.append(event, waits.shape[1])
     received = event[ends.second]
     waits[0, received] = to_event[unit[ends.first]]
-    waits[1, received] = to_event[unit[ends.second]]
+    if channels.topology != "tagged":
+        waits[1, received] = to_event[unit[ends.second]]
     waits[2, received] = to_event[queue[ends.first]]
     waits[3, received] = to_event[queue[ends.second]]
     if channels.credits == 0:
