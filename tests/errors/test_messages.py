@@ -1,0 +1,44 @@
+"""Every mistake an author can make, as the author is told about it: `NAME.pipe` -> `NAME.err`."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import Golden
+from pipec.findings import PipecError
+from pipec.language import read
+from pipec.library import only_schedule
+from pipec.order.arrange import arrange
+from pipec.order.schedule import bind
+from pipec.source import Source
+from pipec.view.findings import error_text
+
+CASES = sorted(Path(__file__).parent.glob("*.pipe"))
+NAMES = [path.stem for path in CASES]
+
+
+def sizes(text: str) -> dict[str, int | bool] | None:
+    """What the first line says: `# sizes: P=4 M=8`, or None."""
+    found = re.match(r"# sizes: (.*)", text)
+    if not found:
+        return None
+    pairs = (word.split("=") for word in found[1].split())
+    return {name: value == "true" if value.isalpha() else int(value) for name, value in pairs}
+
+
+def refused(path: Path) -> PipecError:
+    """The error that the compiler's front half raises for a case."""
+    text = path.read_text(encoding="utf-8")
+    source, given = Source(path.name, text), sizes(text)
+    with pytest.raises(PipecError) as caught:
+        tree = read(source)
+        assert given is not None, "a case that needs sizes begins with `# sizes: P=4 M=8`"
+        arrange(bind(only_schedule(tree, source), given, source))
+    return caught.value
+
+
+@pytest.mark.parametrize("path", CASES, ids=NAMES)
+def test_what_the_author_reads(path: Path, golden: Golden) -> None:
+    """The findings of a broken text are shown exactly like this."""
+    golden(path.with_suffix(".err"), error_text(refused(path)).plain)
