@@ -60,7 +60,8 @@ def verify(
         return Certificate(tuple(findings), channels, {}, None, str(costs))
     safety = _safety(program, links, corrupt=any(f.code == "corruption" for f in findings))
     if not _is_safe(safety[channels.topology], channels):
-        stuck = deadlock(program, links, channels)
+        everywhere = not any(verdict.credits_needed is not None for verdict in safety.values())
+        stuck = deadlock(program, links, channels, everywhere)
         findings += [replace(finding, hint=_way_out(safety, channels)) for finding in stuck]
     if findings:
         return Certificate(tuple(findings), channels, safety, None, str(costs))

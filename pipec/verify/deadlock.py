@@ -27,14 +27,21 @@ def stuck_events(graph: Graph) -> Array:
     return np.flatnonzero(ends >= NEVER)
 
 
-def deadlock(program: Program, links: Links, channels: Channels) -> list[Finding]:
-    """Finding `deadlock` with the shortest cycle under these channels, or nothing."""
-    graph = event_graph(program, links, channels)
+def deadlock(
+    program: Program, links: Links, channels: Channels, everywhere: bool = False
+) -> list[Finding]:
+    """Finding `deadlock` with the shortest cycle under these channels, or nothing.
+
+    everywhere: the program is stuck under all channels, so the cycle is shown without any queues,
+    where only what instructions need is left of it.
+    """
+    everywhere = everywhere and not len(links.by_operation.unmatched)
+    graph = event_graph(program, links, Channels("tagged") if everywhere else channels)
     stuck = stuck_events(graph)
     if not len(stuck):
         return []
     cycle = shortest_cycle(graph, stuck)
-    return [_story(graph, links, channels, cycle)]
+    return [_story(graph, links, None if everywhere else channels, cycle)]
 
 
 def credits_needed(program: Program, links: Links, topology: Any) -> int | None:
@@ -109,7 +116,7 @@ def _cycles(graph: "nx.DiGraph[int]") -> Iterable[list[int]]:
 # --- the story ------------------------------------------------------------------------------------
 
 
-def _story(graph: Graph, links: Links, channels: Channels, cycle: list[int]) -> Finding:
+def _story(graph: Graph, links: Links, channels: Channels | None, cycle: list[int]) -> Finding:
     program = graph.table
     assert isinstance(program, Program)
     sender = dict(zip(links.messages.second.tolist(), links.messages.first.tolist(), strict=True))
@@ -124,14 +131,21 @@ def _story(graph: Graph, links: Links, channels: Channels, cycle: list[int]) -> 
             if end is not None:
                 shown.setdefault(end, place(program, end))
     ranks = sorted({where.rank for where in shown.values()})
-    credits = f" with {channels.credits} credits" if channels.topology in ("rank", "pair") else ""
     who = f"ranks {', '.join(map(str, ranks))} wait for each other"
     who = who if len(ranks) > 1 else f"rank {ranks[0]} waits for itself"
-    message = f"deadlock under channels `{channels.topology}`{credits}: {who}"
+    message = f"deadlock under {_model(channels)}: {who}"
     first = next((where.span for where in shown.values() if where.span), None)
     return Finding(
         "deadlock", message, first, None, None, None, tuple(shown.values()), tuple(notes)
     )
+
+
+def _model(channels: Channels | None) -> str:
+    """The channel model of a finding; None stands for all of them."""
+    if channels is None:
+        return "all channels, since the order itself is a circle"
+    credits = f" with {channels.credits} credits" if channels.topology in ("rank", "pair") else ""
+    return f"channels `{channels.topology}`{credits}"
 
 
 def _wait(program: Program, sender: dict[int, int], row: int, after: int) -> str:

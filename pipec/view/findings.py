@@ -1,6 +1,6 @@
 """Findings as a person reads them: place, source line, caret, expected, found, the way out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
@@ -37,8 +37,7 @@ def _finding(finding: Finding, source: Source | None, table: Table | None) -> Te
             text.append(f"  {word}: ", "bold").append(f"{content}\n")
     for note in finding.notes:
         text.append("  - ", "bold").append(f"{note}\n")
-    for place in finding.places:
-        text.append(_window(place, source, table))
+    text.append(_windows(finding.places, source, table))
     if finding.hint:
         text.append("  hint: ", "bold cyan").append(f"{finding.hint}\n")
     return text
@@ -59,19 +58,40 @@ def _excerpt(source: Source, span: Span) -> Text:
     return text.append(blank, "blue").append(f"{caret}\n", "bold red")
 
 
-def _window(place: Place, source: Source | None, table: Table | None) -> Text:
-    """The instruction with its neighbours on the rank, and the text that made it."""
-    origin = f"    {source.where(place.span)}" if source and place.span else ""
+def _windows(places: Sequence[Place], source: Source | None, table: Table | None) -> Text:
+    """The instructions with their neighbours, rank by rank, and the text that made each."""
     if table is None:
-        line = f"  rank {place.rank}, index {place.index}: {place.instruction}"
-        return Text(line).append(f"{origin}\n", "blue")
-    begin, stop = int(table.start[place.rank]), int(table.start[place.rank + 1])
-    text = Text().append(f"  rank {place.rank}\n", "bold")
-    row = begin + place.index
-    for near in range(max(begin, row - _AROUND), min(stop, row + _AROUND + 1)):
-        line = instruction_text(table.instruction(near))
-        if near == row:
-            text.append(f"  >{near - begin:>6}  {line}", "bold").append(f"{origin}\n", "blue")
-        else:
-            text.append(f"   {near - begin:>6}  {line}\n", "dim")
+        lines = [f"  rank {at.rank}, index {at.index}: {at.instruction}" for at in places]
+        origins = [_origin(place, source) for place in places]
+        return Text("").join(
+            Text(line).append(f"{origin}\n", "blue")
+            for line, origin in zip(lines, origins, strict=True)
+        )
+    text = Text()
+    for rank in sorted({place.rank for place in places}):
+        here = {place.index: place for place in places if place.rank == rank}
+        text.append(_stream(rank, here, source, table))
     return text
+
+
+def _stream(rank: int, here: dict[int, Place], source: Source | None, table: Table) -> Text:
+    """The places of one rank in its listing, with what stands around them."""
+    begin, count = int(table.start[rank]), int(table.start[rank + 1] - table.start[rank])
+    around = range(-_AROUND, _AROUND + 1)
+    shown = {index + step for index in here for step in around if 0 <= index + step < count}
+    text, before = Text().append(f"  rank {rank}\n", "bold"), min(shown) - 1
+    for index in sorted(shown):
+        if index != before + 1:
+            text.append("      ...\n", "dim")
+        line = instruction_text(table.instruction(begin + index))
+        if index in here:
+            origin = _origin(here[index], source)
+            text.append(f"  >{index:>6}  {line}", "bold").append(f"{origin}\n", "blue")
+        else:
+            text.append(f"   {index:>6}  {line}\n", "dim")
+        before = index
+    return text
+
+
+def _origin(place: Place, source: Source | None) -> str:
+    return f"    {source.where(place.span)}" if source and place.span else ""
