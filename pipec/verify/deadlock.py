@@ -120,7 +120,7 @@ def _story(graph: Graph, links: Links, channels: Channels | None, cycle: list[in
     program = graph.table
     assert isinstance(program, Program)
     sender = dict(zip(links.messages.second.tolist(), links.messages.first.tolist(), strict=True))
-    rows = [int(graph.row[event]) for event in cycle]
+    rows = _joints(program, [int(graph.row[event]) for event in cycle])
     notes = [
         _wait(program, sender, row, after)
         for row, after in zip(rows, [*rows[1:], rows[0]], strict=True)
@@ -138,6 +138,17 @@ def _story(graph: Graph, links: Links, channels: Channels | None, cycle: list[in
     return Finding(
         "deadlock", message, first, None, None, None, tuple(shown.values()), tuple(notes)
     )
+
+
+def _joints(program: Program, rows: list[int]) -> list[int]:
+    """The cycle without compute that stands in it only between other compute of its rank."""
+    kept = [
+        row
+        for before, row, after in zip([rows[-1], *rows], rows, [*rows[1:], rows[0]], strict=False)
+        if not COMPUTE[program.kind[[before, row, after]]].all()
+        or len({int(rank) for rank in program.rank[[before, row, after]]}) > 1
+    ]
+    return kept or rows
 
 
 def _model(channels: Channels | None) -> str:
