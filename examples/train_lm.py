@@ -216,7 +216,8 @@ def show_bubbles(plan: pipec.Plan, trace: Trace, rank: int, folder: Path) -> Non
     measured = measured_timeline(trace, plan)
     if rank != 0:
         return
-    real = report(measured, usage(plan.memory, measured))
+    used = usage(plan.memory, measured)
+    real = report(measured, used)
     costs = measured_costs(measured)
     expected = verify(plan.program, costs, plan.memory, Channels("tagged")).report
     promised = (
@@ -224,7 +225,7 @@ def show_bubbles(plan: pipec.Plan, trace: Trace, rank: int, folder: Path) -> Non
     )
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "measured.svg"
-    picture.write_text(timeline_svg(measured, real, f"{plan.name}, measured (ms)"))
+    picture.write_text(timeline_svg(measured, real, f"{plan.name}, measured (ms)", used))
     print(f"bubble predicted {promised:6.1%} of the step, with costs {plan.certificate['costs']}")
     if expected:
         print(f"bubble predicted {expected.bubble_rate:6.1%}, with the durations just measured")

@@ -163,7 +163,8 @@ def show_command(
         return
     time, summary = _timeline(compiled, chosen.channels)
     if svg:
-        Path(svg).write_text(timeline_svg(time, summary, _title(compiled)), encoding="utf-8")
+        drawn = timeline_svg(time, summary, _title(compiled), usage(compiled.memory, time))
+        Path(svg).write_text(drawn, encoding="utf-8")
     if as_json:
         emit({"makespan": summary.makespan, **timeline_json(time)})
         return

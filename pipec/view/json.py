@@ -1,4 +1,4 @@
-"""The stable JSON of `pipec list`, `pipec show` and `pipec compare` (docs/cli.md)."""
+"""The stable JSON of `pipec list`, `pipec show` and `pipec compare` (docs/command-line.md)."""
 
 from typing import Any
 
