@@ -17,12 +17,16 @@ DEEPEST_EXPRESSION = 100
 
 @v_args(meta=True)
 class Builder(Transformer_NonRecursive[Token, Any]):
-    """Builds the node of a line that begins at `base`; what it cannot accept goes to `findings`."""
+    """Builds the node of a line that begins at `base`; what it cannot accept goes to `findings`.
 
-    def __init__(self, base: int, findings: list[Finding]):
+    `refused` holds the reserved words that were reported as names: once a text is enough.
+    """
+
+    def __init__(self, base: int, findings: list[Finding], refused: set[str]):
         super().__init__()
         self._base = base
         self._findings = findings
+        self._refused = refused
         self._depths: dict[int, int] = {}
 
     def _span(self, at: Meta | Token) -> Span:
@@ -52,13 +56,15 @@ class Builder(Transformer_NonRecursive[Token, Any]):
                 "this expression is too deep",
                 node.span,
                 expected=f"at most {DEEPEST_EXPRESSION} operators inside each other",
+                found="more",
                 hint="name a part of it with `let`",
             )
         return node
 
     def _name(self, token: Token) -> s.Name:
         """A name where one is bound or used; a reserved word is not one."""
-        if token in s.RESERVED:
+        if token in s.RESERVED and token not in self._refused:
+            self._refused.add(str(token))
             what = "an operation" if token in ("F", "B", "W", "BW") else "a word of the language"
             self._reject(
                 f"`{token}` is {what}",
@@ -156,7 +162,10 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def number(self, meta: Meta, children: list[Any]) -> s.Number:
         text, span = str(children[0]), self._span(meta)
         if len(text) > 40 or Fraction(text) > s.LARGEST_NUMBER:
-            self._reject("this number is too large", span, expected=f"at most {s.LARGEST_NUMBER:,}")
+            expected = f"at most {s.LARGEST_NUMBER:,}"
+            self._reject(
+                "this number is too large", span, expected, f"{text[:40]}{'...' * (len(text) > 40)}"
+            )
             return s.Number(0, span)
         return s.Number(Fraction(text) if "." in text else int(text), span)
 

@@ -1,5 +1,8 @@
 """What can be known of a schedule before any size is: what is found here is wrong at every size."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from pipec.findings import Finding, listed, nearest
 from pipec.language import syntax as s
 from pipec.language.kinds import BOOL, DECIMAL, FLOW, INT, Scope, bound_twice
@@ -19,10 +22,22 @@ def check(tree: s.File) -> list[Finding]:
     taken: set[str] = set()
     for item in schedules:
         if item.name.name in taken:
-            findings.append(bound_twice("schedule", item.name))
+            findings.append(bound_twice(item.name))
         taken.add(item.name.name)
-        _schedule(item, Scope(findings))
+        _schedule(item, Scope(findings, frozenset(_bound(item.items))))
+    for broken in tree.items:
+        if isinstance(broken, s.Broken) and broken.names:
+            _broken(broken, Scope(findings, frozenset(_bound(broken.body))))
     return sorted(findings, key=lambda finding: finding.span or Span(0, 0))
+
+
+def _bound(body: tuple[Any, ...]) -> Iterator[str]:
+    """All names that the lines of a schedule bind, at any depth."""
+    for node in body:
+        if isinstance(node, s.Let | s.FlowItem | s.OnRank | s.For):
+            yield node.name.name
+        inner = node.branches if isinstance(node, s.If) else getattr(node, "body", ())
+        yield from _bound(inner)
 
 
 def setting_key(setting: s.Setting) -> str:
@@ -53,13 +68,26 @@ def _schedule(schedule: s.ScheduleItem, scope: Scope) -> None:
         kind = scope.kind(parameter.default) if parameter.default else INT
         if kind not in (INT, BOOL, None):
             scope.add("kind", "this default cannot be used", parameter.span, INT, kind)
-        scope.bind("parameter", parameter.name, kind)
+        scope.bind(parameter.name, kind)
     for item in schedule.items:
         if isinstance(item, s.Docstring) and item is not schedule.items[0]:
             expected, hint = "the first line of the schedule", "comments begin with `#`"
-            scope.add("syntax", "a docstring stands first", item.span, expected, hint=hint)
+            message, found = "a docstring stands first", "a docstring behind other lines"
+            scope.add("syntax", message, item.span, expected, found, hint)
         _item(item, scope)
+    for word in ("cost", "memory"):
+        _settings_once(word, schedule, scope)
     _whole(schedule, scope)
+
+
+def _settings_once(word: str, schedule: s.ScheduleItem, scope: Scope) -> None:
+    seen: set[str] = set()
+    for item in schedule.items:
+        for setting in item.settings if isinstance(item, s.Settings) and item.word == word else ():
+            key, span = setting_key(setting), setting.pattern.span
+            if key in seen:
+                scope.add("name", f"`{key}` is set already", span, "each once", f"`{key}` again")
+            seen.add(key)
 
 
 def _whole(schedule: s.ScheduleItem, scope: Scope) -> None:
@@ -68,6 +96,10 @@ def _whole(schedule: s.ScheduleItem, scope: Scope) -> None:
         hint = "decide by the rank inside it: `if r == 0:`"
         message, expected = "a schedule has one program", "one `on rank` block"
         scope.add("incomplete", message, second.name.span, expected, "a second one", hint)
+    limits = [item for item in schedule.items if isinstance(item, s.Limit)]
+    for limit in [limit for limit in limits if _limits_memory(limit)][1:]:
+        message, expected = "a schedule has one limit", "one `limit memory`"
+        scope.add("incomplete", message, limit.span, expected, "a second one")
     if not schedule.items or any(isinstance(item, s.Broken) for item in schedule.items):
         return
     needed = (
@@ -83,7 +115,7 @@ def _whole(schedule: s.ScheduleItem, scope: Scope) -> None:
 def _item(item: s.Item, scope: Scope) -> None:
     match item:
         case s.Let():
-            scope.bind("name", item.name, scope.kind(item.value))
+            scope.bind(item.name, scope.kind(item.value))
         case s.Require():
             scope.expect(item.test, BOOL)
         case s.FlowItem():
@@ -94,7 +126,7 @@ def _item(item: s.Item, scope: Scope) -> None:
             _limit(item, scope)
         case s.OnRank():
             with scope.inner():
-                scope.bind("rank", item.name, INT)
+                scope.bind(item.name, INT)
                 _body(item.body, scope)
         case s.Broken():
             _broken(item, scope)
@@ -129,34 +161,36 @@ def _flow(item: s.FlowItem, scope: Scope) -> None:
     with scope.inner():
         scope.assume("stage", INT)
         scope.expect(item.placement, INT)
-    scope.bind("flow", item.name, FLOW)
+    scope.bind(item.name, FLOW)
 
 
 def _settings(item: s.Settings, scope: Scope) -> None:
     known = COSTS if item.word == "cost" else AMOUNTS
-    seen: set[str] = set()
     for setting in item.settings:
         key, span = setting_key(setting), setting.pattern.span
         if key not in known:
             expected, hint = listed(known), nearest(key, known)
             scope.add("name", f"`{key}` has no {item.word}", span, expected, f"`{key}`", hint)
-        elif key in seen:
-            scope.add("name", f"`{key}` is set already", span, "each once", f"`{key}` again")
-        seen.add(key)
         with scope.inner(decimals=True):
             scope.assume("stage", INT)
             scope.expect(setting.value, DECIMAL)
 
 
 def _limit(item: s.Limit, scope: Scope) -> None:
-    test = item.test
-    if isinstance(test, s.Comparison) and test.operators == ("<=",):
-        amount, limit = test.operands
-        if isinstance(amount, s.Name) and amount.name == "memory":
-            with scope.inner(decimals=True):
-                scope.expect(limit, DECIMAL)
-            return
-    scope.add("syntax", "this limit is not known", test.span, "`limit memory <= ...`")
+    if isinstance(item.test, s.Comparison) and _limits_memory(item):
+        with scope.inner(decimals=True):
+            scope.expect(item.test.operands[1], DECIMAL)
+        return
+    expected, found = "`limit memory <= ...`", "a limit of another form"
+    scope.add("syntax", "this limit is not known", item.test.span, expected, found)
+
+
+def _limits_memory(item: s.Limit) -> bool:
+    """Whether a limit has the form `memory <= ...`."""
+    match item.test:
+        case s.Comparison(operators=("<=",), operands=(s.Name(name="memory"), _)):
+            return True
+    return False
 
 
 # --- statements -----------------------------------------------------------------------------------
@@ -177,7 +211,7 @@ def _statement(statement: s.Statement | s.Item, scope: Scope) -> None:
             scope.expect(statement.start, INT)
             scope.expect(statement.stop, INT)
             with scope.inner():
-                scope.bind("loop", statement.name, INT)
+                scope.bind(statement.name, INT)
                 _body(statement.body, scope)
         case s.If():
             for branch in statement.branches:

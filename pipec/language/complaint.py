@@ -5,7 +5,7 @@ import re
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from pipec.findings import Finding, nearest
-from pipec.language.syntax import RESERVED
+from pipec.language.syntax import LATER, RESERVED
 from pipec.source import Span
 
 _WORDS = {
@@ -28,6 +28,7 @@ _WORDS = {
 }
 _VALUE = frozenset(("NUMBER", "NAME", "FUNCTION"))
 _VALUE_TERMS = _VALUE | {"TRUE", "FALSE", "MINUS", "NOT", "KIND", "LPAR", "_MEMORY"}
+_KINDS = ("F", "B", "W", "BW")
 _OPERATORS = frozenset(("PLUS", "MINUS", "TIMES", "OVER", "POWER", "AND", "OR", "COMPARE", "_IF"))
 _LINES = (
     "schedule",
@@ -43,10 +44,7 @@ _LINES = (
     "if",
     "elif",
     "else",
-    "F",
-    "B",
-    "W",
-    "BW",
+    *_KINDS,
 )
 
 
@@ -71,19 +69,13 @@ def _accepts(error: UnexpectedCharacters | UnexpectedToken) -> set[str]:
 
 
 def _finding(line: str, base: int, at: int, found: str, expected: set[str]) -> Finding:
+    found = line[at : at + 2] if line[at : at + 2] in _FOREIGN else found
     span = Span(base + at, base + at + max(len(found), 1))
-    words = f"`{found}`" if found else "the end of the line"
+    words = _quoted(found) if found else "the end of the line"
     if at == 0:
-        return Finding(
-            "syntax",
-            f"a line cannot begin with {words}",
-            span,
-            "a word of the language or an operation",
-            words,
-            nearest(found, _LINES) or _first_word_hint(line),
-        )
+        return _beginning(line, span, found, words)
     if expected == {"NAME"} and found in RESERVED:
-        what = "an operation" if found in ("F", "B", "W", "BW") else "a word of the language"
+        what = "an operation" if found in _KINDS else "a word of the language"
         return Finding(
             "syntax", f"`{found}` is {what}", span, "a name", words, "choose another name"
         )
@@ -97,6 +89,21 @@ def _finding(line: str, base: int, at: int, found: str, expected: set[str]) -> F
     )
 
 
+def _beginning(line: str, span: Span, found: str, words: str) -> Finding:
+    """The finding for a line that begins with nothing a line can begin with."""
+    expected = "a word of the language or an operation"
+    if found in LATER:
+        message = f"`{found}` is reserved for a later version"
+        return Finding("syntax", message, span, expected, words)
+    message = f"a line cannot begin with {words}"
+    return Finding("syntax", message, span, expected, words, _first_hint(line, found))
+
+
+def _quoted(found: str) -> str:
+    """A piece of text for people: what cannot be seen is given by its number."""
+    return f"`{found}`" if found.isprintable() else f"the character U+{ord(found[0]):04X}"
+
+
 def _expected(terminals: set[str]) -> str:
     """Words for a set of terminals: a value, an operator, or the few that are left."""
     parts: list[str] = []
@@ -107,41 +114,86 @@ def _expected(terminals: set[str]) -> str:
     elif "KIND" in rest:
         parts.append(_WORDS["KIND"])
         rest -= {"KIND"}
-    if len(rest & _OPERATORS) > 2:
+    if rest & _OPERATORS:
         parts.append("an operator")
         rest -= _OPERATORS
     parts += sorted(_word(terminal) for terminal in rest)
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
+    return parts[-1] if len(parts) < 2 else f"{', '.join(parts[:-1])} or {parts[-1]}"
 
 
 def _word(terminal: str) -> str:
     return _WORDS.get(terminal) or f"`{terminal.strip('_').lower()}`"
 
 
-def _first_word_hint(line: str) -> str | None:
-    if re.match(r"\w+\s*=", line):
+def _first_hint(line: str, found: str) -> str | None:
+    if re.match(r"[A-Za-z_]\w*\s*=(?!=)", line):
         return "bind a name with `let name = value`"
+    if found in ("while", "loop"):
+        return "loops are `repeat n:` and `for k in a .. b:`"
+    return _operation_hint(found) or nearest(found, _LINES) or _alien_hint(found)
+
+
+def _operation_hint(found: str) -> str | None:
+    """`f` and `WB` are meant as operations."""
+    for kind in _KINDS:
+        if sorted(found.upper()) == sorted(kind):
+            return f"did you mean `{kind}`?"
     return None
+
+
+def _alien_hint(found: str) -> str | None:
+    if found in _FOREIGN:
+        return _FOREIGN[found]
+    if not found.isascii():
+        return "outside of comments and strings only ASCII letters, digits and signs have a meaning"
+    if found in ("$", "{", "}", ";", "\\", "@", "?", "~", "^", "`"):
+        return f"`{found}` has no meaning in this language"
+    return None
+
+
+_FOREIGN = {
+    "&&": "write `and`",
+    "||": "write `or`",
+    "!": "write `not`",
+    "'": "strings stand in double quotes",
+}
 
 
 def _hint(line: str, at: int, found: str, expected: set[str]) -> str | None:
-    before = line[:at].rstrip()
+    before, first = line[:at].rstrip(), line.split(maxsplit=1)[0]
     if found == "=" and "COMPARE" in expected:
         return "equality is written `==`"
-    if found in ("if", "elif", "else") and before.endswith(":"):
+    if found in _LINES and found not in _KINDS and before.endswith(":"):
         return f"put `{found}` on a line of its own, indented below"
-    if found == "if" and before.endswith("else"):
+    if found == "if" and before == "else":
         return "write `elif`"
-    if found == "(" and (name := re.search(r"(\w+)$", before)):
-        return nearest(name[1], ("min", "max", "abs")) or "the functions are `min`, `max` and `abs`"
+    if "_ELSE" in expected:
+        return "both sides must be there: `a if test else b`"
+    if first == "on" and expected == {"_RANK"}:
+        return "write `on rank r:`"
+    if first == "flow" and expected == {"EQUAL"}:
+        return "every argument has its name: `stages=P, microbatches=M`"
+    if first == "flow" and found == "" and "COLON" in expected:
+        return "a flow ends in its placement: `flow main(...): rank = stage`"
     if found == "" and "COLON" in expected:
         return "a line with a block below it ends in `:`"
-    if found in ("$", "{", "}", ";", "\\"):
-        return f"`{found}` has no meaning in this language"
-    if found == "." and "__ANON_0" in expected:
-        return "a range is written `0 .. n`"
-    if "." in found and re.match(r"\d", before[-1:]):
-        return (
-            "decimals are allowed in `cost` and `memory` only, with digits on both sides of the dot"
-        )
+    if "KIND" in expected and (hint := _operation_hint(found)):
+        return hint
+    return _value_hint(before, found, expected) or _alien_hint(found)
+
+
+def _value_hint(before: str, found: str, expected: set[str]) -> str | None:
+    """What was meant inside an expression."""
+    name = re.search(r"([A-Za-z_]\w*)$", before)
+    if found == "(" and name and expected & _OPERATORS:
+        if name[1] == "range":
+            return _RANGE
+        return nearest(name[1], ("min", "max", "abs")) or "the functions are `min`, `max` and `abs`"
+    if found == "." and ("__ANON_0" in expected or before.endswith("..")):
+        return _RANGE
+    if found == ".":
+        return "decimals stand in `cost` and `memory` only, with digits on both sides of the dot"
     return None
+
+
+_RANGE = "a range is written `0 .. n`"

@@ -191,14 +191,14 @@ def _arithmetic(expression: s.Binary, left: Any, right: Any, lanes: Lanes) -> Va
         _exact(expression, left, right, lanes)
         return left // right
     if operator == "**":
-        negative = Finding(
-            "value", "a negative power", expression.right.span, "a power of 0 or more"
-        )
-        failing(negative, right < 0, lanes)
+        bad, expected = right < 0, "a power of 0 or more"
+        found = f"{_at(right, int(np.argmax(bad)))}"
+        negative = Finding("value", "a negative power", expression.right.span, expected, found)
+        failing(negative, bad, lanes)
     if not _within(operator, left, right):
-        raise Stop(
-            Finding("value", "this number is too large", span, f"at most {LARGEST_NUMBER:,}")
-        )
+        message, expected = "this number is too large", f"at most {LARGEST_NUMBER:,}"
+        found = f"up to {_largest(left)} {operator} {_largest(right)}"
+        raise Stop(Finding("value", message, span, expected, found))
     return _OPERATORS[operator](left, right)
 
 
@@ -216,6 +216,8 @@ def _within(operator: str, left: Any, right: Any) -> bool:
     """Whether no lane can leave the range of 64-bit integers, judged by the largest values."""
     a, b = _largest(left), _largest(right)
     if operator == "**":
+        if isinstance(left, Fraction):
+            a = max(abs(left.numerator), left.denominator)
         return a <= 1 or (b <= 64 and a**b <= LARGEST_NUMBER)
     reach = {"+": a + b, "-": a + b, "*": a * b}.get(operator, a)
     return reach <= LARGEST_NUMBER

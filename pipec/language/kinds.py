@@ -18,17 +18,23 @@ DECIMAL: Kind = "a decimal"
 
 
 class Scope:
-    """The names visible at one point of a schedule; mistakes go to `findings`."""
+    """The names visible at one point of a schedule; mistakes go to `findings`.
 
-    def __init__(self, findings: list[Finding]):
+    `elsewhere` holds the names that the schedule binds at any point.
+    """
+
+    def __init__(self, findings: list[Finding], elsewhere: frozenset[str] = frozenset()):
         self._findings = findings
+        self._elsewhere = elsewhere
         self._names: dict[str, Kind] = {}
         self._decimals = False
+        self._unknown: set[str] = set()
 
-    def bind(self, what: str, name: s.Name, kind: Kind) -> None:
+    def bind(self, name: s.Name, kind: Kind) -> None:
         """Make a name visible from here on; a name is bound once."""
         if name.name in self._names:
-            self._findings.append(bound_twice(what, name))
+            self._findings.append(bound_twice(name))
+            kind = None
         elif name.name == "stage":
             self.add(
                 "name",
@@ -70,7 +76,8 @@ class Scope:
         kind = self.kind(expression)
         if kind is None or wanted is None or kind == wanted or (kind, wanted) == (INT, DECIMAL):
             return
-        self.add("kind", "this value cannot be used here", expression.span, wanted, kind)
+        expected = "a number" if wanted == DECIMAL else wanted
+        self.add("kind", "this value cannot be used here", expression.span, expected, kind)
 
     def kind(self, expression: s.Expression) -> Kind:
         """The kind of an expression, with all mistakes in it reported."""
@@ -126,6 +133,8 @@ class Scope:
     def _name(self, name: s.Name) -> Kind:
         if name.name in self._names:
             return self._names[name.name]
+        if name.name in self._unknown:
+            return None
         if name.name in s.RESERVED:
             self.add(
                 "name", f"`{name.name}` is not a value here", name.span, "a value", f"`{name.name}`"
@@ -138,9 +147,17 @@ class Scope:
             name.span,
             listed(known[-8:]) or "a name bound above",
             f"`{name.name}`",
-            nearest(name.name, known) or nearest(name.name, s.RESERVED),
+            self._unknown_hint(name.name, known),
         )
+        self._unknown.add(name.name)
         return None
+
+    def _unknown_hint(self, name: str, known: list[str]) -> str | None:
+        if name in _SPECIAL:
+            return _SPECIAL[name]
+        if name in self._elsewhere:
+            return "it is bound elsewhere: a name holds from there to the end of that block"
+        return nearest(name, known) or nearest(name, ("true", "false"))
 
     def _numeric(self, operand: s.Expression) -> Kind:
         kind = self.kind(operand)
@@ -151,6 +168,9 @@ class Scope:
 
     def _widest(self, operator: str, left: s.Expression, right: s.Expression) -> Kind:
         kinds = (self._numeric(left), self._numeric(right))
+        if operator == "**" and kinds[1] == DECIMAL:
+            self.add("kind", "this power cannot be computed", right.span, INT, DECIMAL)
+            return None
         if None in kinds:
             return None
         return DECIMAL if DECIMAL in kinds or (operator == "/" and self._decimals) else INT
@@ -205,13 +225,20 @@ class Scope:
         return None if None in kinds else DECIMAL if DECIMAL in kinds else INT
 
 
-def bound_twice(what: str, name: s.Name) -> Finding:
+_SPECIAL = {
+    "stage": "`stage` is known in the placement of a flow and in `cost` and `memory`",
+    "rank": "the number of the rank is the name that `on rank` binds: `on rank r:`",
+}
+"""Names that mean something, but not everywhere."""
+
+
+def bound_twice(name: s.Name) -> Finding:
     """The finding for a name that is taken."""
     return Finding(
         "name",
         f"`{name.name}` is bound already",
         name.span,
-        f"a {what} name not used above",
+        "a name not used above",
         f"`{name.name}`",
         "choose another name; names are bound once",
     )

@@ -15,12 +15,13 @@ DEEPEST = 40
 
 _TOKEN = re.compile(
     r'''(?P<doc>"""(?:[^\\]|\\.)*?""")
+      | (?P<doc_cut>""".*)
       | (?P<string>"(?:[^"\\\n]|\\.)*")
+      | (?P<string_cut>"[^\n]*)
       | (?P<comment>\#[^\n]*)
       | (?P<open>[(\[])
       | (?P<close>[)\]])
       | (?P<newline>\n)
-      | (?P<bad>")
       | (?P<space>[ \t\r]+)
       | (?P<other>[^"\#()\[\]\n \t\r]+)''',
     re.VERBOSE | re.DOTALL,
@@ -51,6 +52,8 @@ class Layout:
     lines: list[Line] = field(default_factory=list)
     comments: list[Span] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    sure: bool = True
+    """Whether the indentation can be trusted: with tabs in it, it may mean anything."""
 
 
 def layout(source: Source) -> Layout:
@@ -96,8 +99,9 @@ def layout(source: Source) -> Layout:
             case "comment":
                 comment = Span(*token.span())
                 continue
-            case "bad":
-                result.findings.append(_unclosed_string(source, token))
+            case "doc_cut" | "string_cut":
+                result.findings.append(_unclosed_string(token))
+                brackets.clear()
             case "open":
                 brackets.append(token)
                 if len(brackets) == DEEPEST:
@@ -107,9 +111,11 @@ def layout(source: Source) -> Layout:
         first = token.start() if first < 0 else first
         last = token.end()
     end_line()
+    result.sure = not any(finding.found == _TAB for finding in result.findings)
     return result
 
 
+_TAB = "a tab"
 _BEGIN = re.compile(r"([ \t]*)([^\s]?)")
 
 
@@ -136,29 +142,30 @@ def _line(source: Source, code: Span, comment: Span | None, findings: list[Findi
                 "a tab in the indentation",
                 Span(at, at + 1),
                 "spaces",
-                "a tab",
-                "indent by four spaces; `pipec fmt` does it",
+                _TAB,
+                "indent by four spaces",
             )
         )
     return Line(len(blank.expandtabs(4)), code, comment)
 
 
-def _unclosed_string(source: Source, token: re.Match[str]) -> Finding:
-    end = source.text.find("\n", token.start())
-    span = Span(token.start(), end if end >= 0 else len(source.text))
-    long = source.text.startswith('"""', token.start())
+def _unclosed_string(token: re.Match[str]) -> Finding:
+    long = token.lastgroup == "doc_cut"
+    message = "a docstring is not closed" if long else "a string is not closed"
     closing = 'a closing `"""`' if long else 'a closing `"` on the same line'
-    return Finding("syntax", "a string is not closed", span, closing)
+    found = "the end of the text" if long else "the end of the line"
+    return Finding("syntax", message, Span(*token.span()), closing, found)
 
 
 def _unclosed(bracket: re.Match[str]) -> Finding:
     closing = {"(": "`)`", "[": "`]`"}[bracket.group()]
-    message = f"`{bracket.group()}` is not closed"
-    return Finding("syntax", message, Span(*bracket.span()), closing)
+    message, found = f"`{bracket.group()}` is not closed", "the end of the line"
+    return Finding("syntax", message, Span(*bracket.span()), closing, found)
 
 
 def _too_deep(what: str, span: Span) -> Finding:
-    return Finding("syntax", f"{what} stand too deep in each other", span, f"fewer than {DEEPEST}")
+    message = f"{what} stand too deep in each other"
+    return Finding("syntax", message, span, f"fewer than {DEEPEST}", "more")
 
 
 def blocks(layout: Layout) -> tuple[Block, ...]:
@@ -169,7 +176,7 @@ def blocks(layout: Layout) -> tuple[Block, ...]:
         while line.indent <= open_blocks[-1][0]:
             _close(open_blocks)
         siblings = open_blocks[-1][2]
-        if siblings and line.indent != siblings[0].line.indent:
+        if layout.sure and siblings and line.indent != siblings[0].line.indent:
             layout.findings.append(_misplaced(line, siblings[0].line.indent))
         if len(open_blocks) > DEEPEST:
             layout.findings.append(_too_deep("blocks", line.code))
@@ -184,9 +191,9 @@ def blocks(layout: Layout) -> tuple[Block, ...]:
 def _misplaced(line: Line, indent: int) -> Finding:
     return Finding(
         "syntax",
-        "this line does not stand under any line above",
+        "this indentation fits no line above",
         line.code,
-        f"{indent} spaces of indentation",
+        f"{indent} spaces",
         f"{line.indent}",
     )
 

@@ -1,6 +1,8 @@
 """Text -> syntax tree. Each line is parsed alone, so all mistakes of a file are found at once."""
 
 import re
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -17,6 +19,8 @@ from pipec.language.layout import Block, Layout, blocks, layout
 from pipec.source import Source, Span
 
 MOST_FINDINGS = 50
+
+_Lines = list[tuple[Any, Block]]
 
 
 def parse(source: Source) -> tuple[s.File, list[Finding]]:
@@ -42,36 +46,52 @@ class _Assembly:
         self._text = source.text
         self._findings = lines.findings
         self._marked = [finding.span for finding in lines.findings if finding.span]
+        self._sure = lines.sure
+        self._refused: set[str] = set()
 
     def file(self, found: tuple[Block, ...]) -> s.File:
-        items = [self._node(block, "file") for block in found]
-        return s.File(tuple(items), Span(0, len(self._text)))
+        return s.File(self._nodes(self._lines(found), "file"), Span(0, len(self._text)))
 
-    def _node(self, block: Block, place: str) -> Any:
-        """The node of a line with what stands indented below it."""
-        node = self._line(block)
-        if isinstance(node, s.Broken):
-            inner = "schedule" if self._code(block).startswith("schedule") else "body"
-            return replace(node, body=self._inner(block, inner))
-        if not isinstance(node, _PLACES[place]):
-            return self._out_of_place(node, block, place)
+    def _lines(self, found: Iterable[Block]) -> _Lines:
+        return [(self._line(block), block) for block in found]
+
+    def _nodes(self, lines: _Lines, place: str) -> tuple[Any, ...]:
+        """The nodes of lines that stand side by side."""
+        nodes: list[Any] = []
+        rest = deque(lines)
+        while rest:
+            node, block = rest.popleft()
+            if not isinstance(node, (*_PLACES[place], s.Broken)):
+                nodes.append(self._misplaced(node, block, place))
+                continue
+            later = self._code(block).split(maxsplit=1)[0] in s.LATER
+            inner = [] if later else self._lines(block.inner)
+            body = _BODIES.get(type(node))
+            if body and not inner and not getattr(node, "body", ()):
+                while rest and isinstance(rest[0][0], _PLACES[body]):
+                    inner.append(rest.popleft())  # meant to be indented: one mistake, not many
+            nodes.append(self._node(node, block, inner))
+        return self._joined(nodes)
+
+    def _node(self, node: Any, block: Block, inner: _Lines) -> Any:
+        """The node of a line together with what stands indented below it."""
         match node:
+            case s.Broken():
+                return replace(node, body=self._nodes(inner, "anywhere"))
             case s.ScheduleItem():
-                self._needs_block(block, "a schedule")
-                return replace(node, items=self._inner(block, "schedule"))
+                self._needs_block(block, "the schedule")
+                return replace(node, items=self._nodes(inner, "schedule"))
             case s.OnRank() | s.Repeat() | s.For() | s.Branch():
-                return self._with_body(node, block)
-        if block.inner:
+                return self._with_body(node, block, inner)
+        if block.inner and self._sure:
             self._reject(
-                "nothing can stand indented below this line",
+                "this line is indented, but the line above begins no block",
                 block.inner[0].line.code,
-                "a line that begins a block, such as `repeat n:`",
+                f"the indentation of the line above: {block.line.indent} spaces",
+                f"{block.inner[0].line.indent}",
+                "a line that begins a block ends in `:`",
             )
         return node
-
-    def _inner(self, block: Block, place: str) -> tuple[Any, ...]:
-        nodes = [self._node(inner, place) for inner in block.inner]
-        return self._joined(nodes)
 
     def _joined(self, nodes: list[Any]) -> tuple[Any, ...]:
         """Join `if`, `elif` and `else` lines that follow each other."""
@@ -85,14 +105,22 @@ class _Assembly:
                 joined.append(s.If((node,), node.span))
             elif isinstance(last, s.If) and last.branches[-1].word != "else":
                 joined[-1] = s.If((*last.branches, node), last.span)
-            elif not isinstance(last, s.Broken):
-                first_word = Span(node.span.start, node.span.start + 4)
-                self._reject(
-                    f"`{node.word}` without an `if`", first_word, "an `if` line directly above"
-                )
+            elif not isinstance(last, s.Broken) and self._sure:
+                self._without_if(node, last)
         return tuple(joined)
 
-    def _with_body(self, node: Any, block: Block) -> Any:
+    def _without_if(self, node: s.Branch, last: Any) -> None:
+        ended = isinstance(last, s.If)
+        self._reject(
+            f"`{node.word}` after `else`" if ended else f"`{node.word}` without an `if`",
+            Span(node.span.start, node.span.start + len(node.word)),
+            "`else` as the last of its `if`"
+            if ended
+            else "an `if` directly above, as far indented",
+            f"`{node.word}` after it" if ended else "none",
+        )
+
+    def _with_body(self, node: Any, block: Block, inner: _Lines) -> Any:
         if node.body and block.inner:
             self._reject(
                 "this line has a body already",
@@ -101,15 +129,18 @@ class _Assembly:
                 "both",
             )
         if not node.body:
-            self._needs_block(block, "a body")
-            return replace(node, body=self._inner(block, "body"))
+            self._needs_block(block, "this line")
+            return replace(node, body=self._nodes(inner, "body"))
         return node
 
     def _needs_block(self, block: Block, what: str) -> None:
-        if not block.inner:
+        if not block.inner and self._sure:
             end = block.line.code.end
             self._reject(
-                f"{what} is missing", Span(end - 1, end), "lines indented below this one", "nothing"
+                f"the body of {what} is missing",
+                Span(end - 1, end),
+                "lines below it that are indented deeper",
+                "none",
             )
 
     def _line(self, block: Block) -> Any:
@@ -118,21 +149,19 @@ class _Assembly:
             return s.Broken(_bound(code), (), span)
         found: list[Finding] = []
         try:
-            node = Builder(span.start, found).transform(_lark().parse(code))
+            builder = Builder(span.start, found, self._refused)
+            node = builder.transform(_lark().parse(code))
         except UnexpectedInput as error:
             found.append(complaint(error, code, span.start))
         self._findings += found
         return s.Broken(_bound(code), (), span) if found else node
 
-    def _out_of_place(self, node: Any, block: Block, place: str) -> s.Broken:
-        allowed, word = _DESCRIPTIONS[place], self._code(block).split(maxsplit=1)[0].strip(":")
-        self._reject(
-            f"a `{word}` line cannot stand here",
-            block.line.code,
-            allowed,
-            None,
-            _ELSEWHERE.get(type(node)),
-        )
+    def _misplaced(self, node: Any, block: Block, place: str) -> s.Broken:
+        what, hint = _ELSEWHERE[type(node)]
+        what = f"`{node.word}`" if isinstance(node, s.Settings | s.Branch) else what
+        if self._sure:
+            expected = _DESCRIPTIONS[place]
+            self._reject(f"{what} cannot stand here", block.line.code, expected, what, hint)
         return s.Broken(_bound(self._code(block)), (), block.line.code)
 
     def _reject(
@@ -155,29 +184,44 @@ _PLACES: dict[str, tuple[type, ...]] = {
     "schedule": (s.Docstring, s.Let, s.Require, s.FlowItem, s.Settings, s.Limit, s.OnRank),
     "body": _BODY,
 }
+_BODIES: dict[type, str] = {s.ScheduleItem: "schedule", s.OnRank: "body"}
+"""What may have been meant as the body of a line that has none."""
+
+_PLACES["anywhere"] = (*_PLACES["schedule"], *_BODY)
 _DESCRIPTIONS = {
     "file": "a docstring or a `schedule`",
     "schedule": "`require`, `flow`, `let`, `cost`, `memory`, `limit` or `on rank`",
     "body": "operations, `let`, `repeat`, `for` or `if`",
+    "anywhere": "a line of a schedule",
 }
-_ELSEWHERE: dict[type, str] = {
-    s.Units: "operations stand inside `on rank r:`",
-    s.Repeat: "`repeat` stands inside `on rank r:`",
-    s.For: "`for` stands inside `on rank r:`",
-    s.Branch: "`if` stands inside `on rank r:`; a condition on parameters is `require`",
-    s.ScheduleItem: "`schedule` stands at the left margin",
-    s.FlowItem: "`flow` stands in the schedule, above `on rank`",
-    s.Require: "`require` stands in the schedule, above `on rank`",
-    s.Settings: "`cost` and `memory` stand in the schedule, above `on rank`",
-    s.Limit: "`limit` stands in the schedule, above `on rank`",
-    s.OnRank: "`on rank` stands directly in the schedule",
+_IN_PROGRAM = "it stands inside `on rank r:`"
+_IN_SCHEDULE = "it stands in the schedule, above `on rank`"
+_ELSEWHERE: dict[type, tuple[str, str]] = {
+    s.Docstring: (
+        "a docstring",
+        "it stands first in its file or schedule; comments begin with `#`",
+    ),
+    s.ScheduleItem: ("`schedule`", "it stands at the left margin"),
+    s.Require: ("`require`", _IN_SCHEDULE),
+    s.FlowItem: ("`flow`", _IN_SCHEDULE),
+    s.Settings: ("a setting", _IN_SCHEDULE),
+    s.Limit: ("`limit`", _IN_SCHEDULE),
+    s.OnRank: ("`on rank`", "it stands directly in the schedule"),
+    s.Let: ("`let`", "it stands in a schedule"),
+    s.Units: ("an operation", "operations stand inside `on rank r:`"),
+    s.Repeat: ("`repeat`", _IN_PROGRAM),
+    s.For: ("`for`", _IN_PROGRAM),
+    s.Branch: ("`if`", f"{_IN_PROGRAM}; a condition on parameters is `require`"),
 }
+"""What a line is called, and where it belongs."""
 
 
 def _bound(code: str) -> tuple[str, ...]:
     """The names that a broken line would have bound, so that their uses are not reported too."""
-    if head := re.match(r"schedule\s+\w+\s*\((.*)", code, re.DOTALL):
+    if head := re.match(r"(?!flow\b)\w+\s+\w+\s*\(([^()]*)", code):
         return tuple(re.findall(r"(?:^|,)\s*([A-Za-z_]\w*)", head[1]))
-    if name := re.match(r"(?:let|flow|for|on\s+rank)\s+([A-Za-z_]\w*)", code):
+    if name := re.match(r"(?:let|flow|for|on\s+rank|on)\s+([A-Za-z_]\w*)", code):
+        return (name[1],)
+    if name := re.match(r"([A-Za-z_]\w*)\s*=(?!=)", code):
         return (name[1],)
     return ()

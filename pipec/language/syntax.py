@@ -8,9 +8,12 @@ from pipec.source import Span
 LARGEST_NUMBER = 2**63 - 1
 """Numbers are 64-bit integers."""
 
-RESERVED = frozenset(
-    "F B W BW schedule require flow let cost memory limit on repeat for in if elif else and or not "
-    "true false min max abs def greedy prefer every at layer overlap".split()
+LATER = frozenset("def greedy prefer every layer overlap".split())
+"""Words that begin lines of a later version of the language."""
+
+RESERVED = LATER | frozenset(
+    "F B W BW schedule require flow let cost memory limit on at repeat for in if elif else and or "
+    "not true false min max abs".split()
 )
 """Words that no parameter, flow or name may take."""
 

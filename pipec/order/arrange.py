@@ -5,10 +5,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.findings import PipecError, Stop
+from pipec.findings import Finding, PipecError, Stop
 from pipec.order.complete import complete
 from pipec.order.count import count_microbatches
-from pipec.order.expand import BUDGET, FLOW, KIND, MICROBATCH, ORIGIN, STAGE, TIE, expand
+from pipec.order.expand import (
+    AT_MOST,
+    BUDGET,
+    BUDGET_HINT,
+    FLOW,
+    KIND,
+    MICROBATCH,
+    ORIGIN,
+    STAGE,
+    TIE,
+    expand,
+)
 from pipec.order.schedule import Schedule
 from pipec.order.weights import match_weights
 from pipec.program.effects import STEP
@@ -20,6 +31,7 @@ Array = NDArray[Any]
 def arrange(schedule: Schedule, budget: int = BUDGET) -> Order:
     """The order that a schedule's program states. Raises `PipecError` if it is not a whole one."""
     try:
+        _afford(schedule, budget)
         run, spans = expand(schedule, budget)
         start = np.concatenate([[0], np.cumsum(run.counts)])
         origins = Origins(schedule.source, spans)
@@ -32,6 +44,18 @@ def arrange(schedule: Schedule, budget: int = BUDGET) -> Order:
     if findings:
         raise PipecError(findings, schedule.source)
     return order
+
+
+def _afford(schedule: Schedule, budget: int) -> None:
+    """Refuse sizes at which even the shortest whole order would be beyond the budget."""
+    needed = 0
+    for flow, span in zip(schedule.placement.flows, schedule.flow_spans, strict=True):
+        needed += flow.stages * flow.microbatches * (2 if flow.backward else 1)
+        if needed > budget:
+            message = f"flow `{flow.name}` makes too many operations"
+            sizes = f"stages = {flow.stages:,}, microbatches = {flow.microbatches:,}"
+            found = f"{needed:,} or more: {sizes}"
+            raise Stop(Finding("budget", message, span, AT_MOST.format(budget), found, BUDGET_HINT))
 
 
 def _order(rows: Array, start: Array, schedule: Schedule, origins: Origins) -> Order:

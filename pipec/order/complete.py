@@ -1,5 +1,7 @@
 """What an order must hold: every operation once, and on each rank in a possible sequence."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,80 +17,152 @@ from pipec.source import Span
 Array = NDArray[Any]
 
 MOST = 10
-"""Findings of one sort; more would be the same slip again."""
+"""Findings of one sort."""
+
+SHOWN = 3
+"""Places that a note lists before it only counts the rest."""
 
 
 def complete(order: Order, program: Span) -> list[Finding]:
     """Everything that is missing, done twice, or done on its rank before what it needs.
 
-    `program` is the span to point at where something is missing.
+    A slip of an author shows on many ranks and microbatches; it is one finding for each place in
+    the text. `program` is the span to point at where something is missing.
     """
     counts = np.bincount(order.operation, minlength=order.placement.size)
-    findings = _too_often(order, counts) + _missing(order, counts, program)
+    findings = _too_often(order, counts) + _missing(order, counts, program) + _unwanted(order)
     return findings or _too_early(order)
 
 
 def _too_often(order: Order, counts: Array) -> list[Finding]:
+    rows = np.flatnonzero(counts[order.operation] > 1)
+    rows = rows[np.argsort(order.operation[rows], kind="stable")]
+    again = order.operation[rows[1:]] == order.operation[rows[:-1]]
+
+    def finding(second: int, first: int, note: tuple[str, ...]) -> Finding:
+        name, times = _name(order, second), counts[order.operation[second]]
+        message = f"{name} happens {times} times on rank {order.place(second)[0]}"
+        found = f"it at place {order.place(first)[1]} and again at place {order.place(second)[1]}"
+        return Finding("order", message, _span(order, second), "once", found, notes=note)
+
+    return _one_a_place(order, rows[1:][again], rows[:-1][again], finding)
+
+
+def _one_a_place(
+    order: Order,
+    rows: Array,
+    others: Array,
+    finding: Callable[[int, int, tuple[str, ...]], Finding],
+) -> list[Finding]:
+    """`finding(row, other, notes)` for the first row that each place in the text made."""
+    by_row = np.argsort(rows, kind="stable")
+    rows, others = rows[by_row], others[by_row]
+    _, first, count = np.unique(order.origin[rows], return_index=True, return_counts=True)
     findings = []
-    for operation in np.flatnonzero(counts > 1)[:MOST].tolist():
-        first, second = np.flatnonzero(order.operation == operation)[:2].tolist()
-        name = _name(order, second)
-        message = f"{name} happens {counts[operation]} times"
-        before = _name(order, first)
-        findings.append(
-            Finding("order", message, _span(order, second), "once", f"{before} before it")
-        )
+    for index in np.argsort(first)[:MOST].tolist():
+        more, at = int(count[index]) - 1, int(first[index])
+        so = "so does" if more == 1 else "so do"
+        notes = (f"{so} {more} more made by the same text",) if more else ()
+        findings.append(finding(int(rows[at]), int(others[at]), notes))
     return findings
 
 
+# --- what is missing ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Lack:
+    """What one stage of a rank lacks: `1 F and 1 BW` of `8 F and 8 BW`."""
+
+    rank: int
+    where: str
+    lacking: str
+    needed: str
+    done: str
+
+
 def _missing(order: Order, counts: Array, program: Span) -> list[Finding]:
-    """Per rank, flow, stage and step, how many operations were never issued."""
-    findings: list[Finding] = []
+    """All that was never issued, as one finding: a loop too short lacks its operations together."""
+    lacks = sorted(_lacks(order, counts), key=lambda lack: lack.rank)
+    if not lacks:
+        return []
+    first, notes = lacks[0], []
+    alike: dict[str, list[_Lack]] = {}
+    for lack in lacks:
+        alike.setdefault(lack.lacking, []).append(lack)
+    for lacking, group in alike.items():
+        rest = [lack for lack in group if lack is not first]
+        shown = [f"rank {lack.rank} ({lack.where})" for lack in rest[:SHOWN]]
+        shown += [f"{len(rest) - SHOWN} more stages"] if len(rest) > SHOWN else []
+        notes += [
+            f"so does {name}" if group[0] is first else f"{name} leaves {lacking}" for name in shown
+        ]
+    notes[MOST:] = ["and so on"] if len(notes) > MOST else []
+    message = f"rank {first.rank} leaves {first.lacking} undone: {first.where}"
+    return [Finding("order", message, program, first.needed, first.done, notes=tuple(notes))]
+
+
+def _lacks(order: Order, counts: Array) -> Iterator[_Lack]:
     placement = order.placement
     fused = np.zeros(placement.size, bool)
     fused[order.operation[order.kind == Kind.BW]] = True
     for number, flow in enumerate(placement.flows):
         shape = (len(Step), flow.stages, flow.microbatches)
         span = slice(*placement.base[number : number + 2])
-        done = counts[span].reshape(shape) > 0
+        done, joined = counts[span].reshape(shape) > 0, fused[span].reshape(shape)[Step.BACKWARD]
         needed = np.ones(shape, bool)
-        needed[Step.WEIGHTS] = done[Step.BACKWARD] & ~fused[span].reshape(shape)[Step.BACKWARD]
+        needed[Step.WEIGHTS] = done[Step.BACKWARD] & ~joined
         if not flow.backward:
             needed[1:] = False
-        lacking = (needed & ~done).sum(axis=2)
-        for step, stage in np.argwhere(lacking).tolist()[: MOST - len(findings)]:
+        total = needed.sum(axis=2)
+        lacking = total - (needed & done).sum(axis=2)
+        fuses = joined.any(axis=1) | ~(done[Step.BACKWARD].any(axis=1) | _splits(order))
+        for stage in np.flatnonzero(lacking.any(axis=0)).tolist():
+            steps = [step for step in Step if lacking[step, stage]]
+            kinds = {step: _kind(step, bool(fuses[stage])) for step in steps}
             rank = flow.ranks[stage]
-            kind = _said(order, Step(step), number, stage)
-            missing, total = int(lacking[step, stage]), int(needed[step, stage].sum())
-            where = chunk_name(placement, flow.name, rank, stage)
-            message = f"rank {rank} leaves {missing} {kind} undone: {where}"
-            findings.append(Finding("order", message, program, f"{total}", f"{total - missing}"))
-        findings += _unwanted(order, number, flow.backward)
-    return findings
+            yield _Lack(
+                rank,
+                chunk_name(placement, flow.name, rank, stage),
+                _counted({kinds[step]: int(lacking[step, stage]) for step in steps}),
+                _counted({kinds[step]: int(total[step, stage]) for step in steps}),
+                _counted({kinds[step]: int((total - lacking)[step, stage]) for step in steps}),
+            )
 
 
-def _said(order: Order, step: Step, flow: int, stage: int) -> str:
-    """The kind as the author wrote it: BW where that stage has one, else B."""
-    if step is not Step.BACKWARD:
-        return {Step.FORWARD: "F", Step.WEIGHTS: "W"}[step]
+def _splits(order: Order) -> bool:
+    """Whether the author writes B and W, never BW."""
+    return bool(np.any(order.kind == Kind.B)) and not np.any(order.kind == Kind.BW)
+
+
+def _kind(step: Step, fuses: bool) -> str:
+    """The kind as the author wrote it."""
+    if step is Step.BACKWARD:
+        return "BW" if fuses else "B"
+    return "F" if step is Step.FORWARD else "W"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    """`1 F, 1 B and 1 W`."""
+    parts = [f"{count:,} {kind}" for kind, count in counts.items()]
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _unwanted(order: Order) -> list[Finding]:
     parts = order.placement.split(order.operation)
-    here = (parts.flow == flow) & (parts.stage == stage) & (parts.step == Step.BACKWARD)
-    kinds = order.kind[here] if here.any() else order.kind[parts.step == Step.BACKWARD]
-    return "B" if (kinds == Kind.B).any() and not (kinds == Kind.BW).any() else "BW"
+    inference = np.array([not flow.backward for flow in order.placement.flows])
+    rows = np.flatnonzero(inference[parts.flow] & (parts.step != Step.FORWARD))
+
+    def finding(row: int, _: int, note: tuple[str, ...]) -> Finding:
+        name = order.placement.flows[int(parts.flow[row])].name
+        message, found = f"flow `{name}` has no backward", f"{_name(order, row)}"
+        hint = "leave out `backward=false` in the flow, or this operation"
+        return Finding("order", message, _span(order, row), "F only", found, hint)
+
+    return _one_a_place(order, rows, rows, finding)
 
 
-def _unwanted(order: Order, flow: int, backward: bool) -> list[Finding]:
-    if backward:
-        return []
-    parts = order.placement.split(order.operation)
-    rows = np.flatnonzero((parts.flow == flow) & (parts.step != Step.FORWARD))[:1]
-    name = order.placement.flows[flow].name
-    message = f"flow `{name}` has no backward"
-    hint = "leave out `backward=false` in the flow, or this operation"
-    return [
-        Finding("order", message, _span(order, row), "F only", _name(order, row), hint)
-        for row in rows.tolist()
-    ]
+# --- what comes too early -------------------------------------------------------------------------
 
 
 def _too_early(order: Order) -> list[Finding]:
@@ -96,16 +170,19 @@ def _too_early(order: Order) -> list[Finding]:
     placement = order.placement
     row_of = np.full(placement.size, -1, np.int64)
     row_of[order.operation] = np.arange(len(order))
-    findings = []
+    rows, others = [], []
     for _, here, needed in inputs(placement, order.operation):
         producer = row_of[needed]
         local = order.rank[producer] == order.rank[here]
         early = local & ((producer > here) | _same_pair(order, producer, here))
-        for row, late in zip(here[early].tolist(), producer[early].tolist(), strict=True):
-            findings.append(_early(order, row, late))
-            if len(findings) == MOST:
-                return findings
-    return findings
+        rows.append(here[early])
+        others.append(producer[early])
+    return _one_a_place(
+        order,
+        np.concatenate(rows),
+        np.concatenate(others),
+        lambda row, late, notes: _early(order, row, late, notes),
+    )
 
 
 def _same_pair(order: Order, first: Array, second: Array) -> Array:
@@ -113,15 +190,18 @@ def _same_pair(order: Order, first: Array, second: Array) -> Array:
     return (first + 1 == second) & order.tie[second]
 
 
-def _early(order: Order, row: int, late: int) -> Finding:
+def _early(order: Order, row: int, late: int, notes: tuple[str, ...]) -> Finding:
+    (rank, index), (_, later) = order.place(row), order.place(late)
     name, needed = _name(order, row), _name(order, late)
+    span = _span(order, row)
     if late < row:
-        message = f"{name} cannot overlap with {needed}, which it needs"
-        return Finding("order", message, _span(order, row), "two different microbatches")
-    rank, index = order.place(late)
-    message = f"{name} comes before {needed}, which it needs"
-    found = f"{needed} at place {index} of rank {rank}"
-    return Finding("order", message, _span(order, row), f"{needed} before it", found)
+        message = f"rank {rank} overlaps {name} with {needed}, which it needs"
+        number = order.instruction(row).microbatch
+        expected, found = "two different microbatches", f"microbatch {number} in both"
+        return Finding("order", message, span, expected, found, notes=notes)
+    message = f"rank {rank} runs {name} before {needed}, which it needs"
+    found = f"it at place {index}, and what it needs at place {later}"
+    return Finding("order", message, span, f"{needed} before it", found, notes=notes)
 
 
 def _name(order: Order, row: int) -> str:

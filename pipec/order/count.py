@@ -66,19 +66,22 @@ def _within_flow(
     rank = int(np.searchsorted(start, row, side="right")) - 1
     flow = placement.flows[int(rows[FLOW, row])]
     kind, stage = Kind(int(rows[KIND, row])).name, int(rows[STAGE, row])
-    where = chunk_name(placement, flow.name, rank, stage)
+    where = f"{chunk_name(placement, flow.name, rank, stage)} on rank {rank}"
+    same = STEP[rows[KIND, counted]] == STEP[rows[KIND, row]]
+    same &= np.all(rows[[FLOW, STAGE]][:, counted] == rows[[FLOW, STAGE], row][:, None], axis=0)
     message = (
         f"{kind} number {flow.microbatches + 1} of {where}: "
         f"flow `{flow.name}` has only {flow.microbatches} microbatches"
     )
     span = origins.span(int(rows[ORIGIN, row]))
-    raise Stop(Finding("order", message, span, f"{flow.microbatches} times {kind}", "one more"))
+    found = f"{int(same.sum())} of them"
+    raise Stop(Finding("order", message, span, f"{flow.microbatches} {kind}", found))
 
 
 def chunk_name(placement: Placement, flow: str, rank: int, stage: int) -> str:
-    """`flow main, chunk 0 (stage 3) on rank 3`, as short as it stays clear."""
+    """`flow main, chunk 0, stage 3`: a stage of a rank, as short as it stays clear."""
     number = next(i for i, known in enumerate(placement.flows) if known.name == flow)
     chunks = placement.chunks[number, rank].tolist()
     parts = [f"flow `{flow}`"] if len(placement.flows) > 1 else []
     parts += [f"chunk {chunks.index(stage)}"] if chunks.count(-1) < len(chunks) - 1 else []
-    return f"{', '.join([*parts, f'stage {stage}'])} on rank {rank}"
+    return ", ".join([*parts, f"stage {stage}"])

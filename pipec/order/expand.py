@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.findings import Finding, Stop
+from pipec.findings import Finding, Stop, listed
 from pipec.language import syntax as s
 from pipec.language.evaluate import FlowValue, Lanes, evaluate, failing, spread
 from pipec.order.schedule import Schedule
@@ -27,6 +27,12 @@ is said.
 
 BUDGET = 20_000_000
 """Rows that a program may issue, and loop turns that it may take, before it counts as runaway."""
+
+STEPS = 10
+"""Evaluated values that the budget allows for each row: they take memory too."""
+
+AT_MOST = "at most {:,} on all ranks together"
+BUDGET_HINT = "a larger budget can be given: `--budget N`"
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,9 @@ class _Expansion:
         self._placement = schedule.placement
         self._rank = schedule.program.name.name
         self._budget = budget
+        self._rows = 0.0
+        self._steps = 0.0
+        self._text = schedule.source.text
         self._held = (schedule.placement.chunks >= 0).sum(axis=2)
         self.spans: list[Span] = []
 
@@ -60,6 +69,7 @@ class _Expansion:
         for statement in body:
             match statement:
                 case s.Let():
+                    self._step(lanes.count, statement.span)
                     value = evaluate(statement.value, lanes)
                     lanes = lanes.bind(statement.name.name, value)
                 case s.Units():
@@ -74,10 +84,11 @@ class _Expansion:
 
     def _repeat(self, statement: s.Repeat, lanes: Lanes) -> Run:
         times = spread(evaluate(statement.times, lanes), lanes.count)
-        self._not_negative(times, "a `repeat`", statement.times.span, lanes)
-        once = self.body(statement.body, lanes)
-        self._afford(float(times.astype(float) @ once.counts), statement.times.span)
-        counts = once.counts * times
+        self._not_negative(times, 0, "a `repeat`", statement.times.span, lanes)
+        once = self._where(times > 0, statement.body, lanes)
+        more = np.maximum(times - 1, 0).astype(float) @ once.counts
+        self._afford(float(more), statement.times.span)
+        counts = once.counts * np.where(once.counts > 0, times, 0)
         begins = np.cumsum(once.counts) - once.counts
         within = _within(counts) % np.repeat(np.maximum(once.counts, 1), counts)
         return Run(once.rows[:, np.repeat(begins, counts) + within], counts)
@@ -85,9 +96,13 @@ class _Expansion:
     def _for(self, statement: s.For, lanes: Lanes) -> Run:
         start = spread(evaluate(statement.start, lanes), lanes.count)
         stop = spread(evaluate(statement.stop, lanes), lanes.count)
+        span = statement.start.span.to(statement.stop.span)
+        self._not_negative(stop, start, "a range", span, lanes)
+        self._afford(float((stop.astype(float) - start).sum()), span)
         turns = stop - start
-        self._not_negative(turns, "a range", statement.start.span.to(statement.stop.span), lanes)
-        self._afford(turns.sum(dtype=float), statement.stop.span)
+        if not turns.any():
+            return _nothing(lanes.count)
+        self._step(int(turns.sum()) * len(lanes.names), span)
         turn = np.repeat(np.arange(lanes.count), turns)
         counter = np.repeat(start, turns) + _within(turns)
         inner = lanes.select(turn).bind(statement.name.name, counter, counter=True)
@@ -97,31 +112,45 @@ class _Expansion:
         return Run(run.rows, total[ends] - total[ends - turns])
 
     def _if(self, statement: s.If, lanes: Lanes) -> Run:
-        open_lanes = np.arange(lanes.count)
+        is_open = np.ones(lanes.count, bool)
         runs = []
         for branch in statement.branches:
-            here = lanes.select(open_lanes)
-            truth = evaluate(branch.test, here) if branch.test is not None else True
-            chosen = spread(truth, here.count).astype(bool)
-            if chosen.any():
-                run = self.body(branch.body, lanes.select(open_lanes[chosen]))
-                counts = np.zeros(lanes.count, np.int64)
-                counts[open_lanes[chosen]] = run.counts
-                runs.append(Run(run.rows, counts))
-            open_lanes = open_lanes[~chosen]
-            if not len(open_lanes):
+            chosen = is_open.copy()
+            if branch.test is not None:
+                here = self._select(is_open, lanes, branch.test.span)
+                chosen[is_open] = evaluate(branch.test, here)
+            runs.append(self._where(chosen, branch.body, lanes))
+            is_open &= ~chosen
+            if not is_open.any():
                 break
         return _one_after_the_other(runs, lanes.count)
+
+    def _where(self, chosen: Array, body: tuple[s.Statement, ...], lanes: Lanes) -> Run:
+        """Run a body in the chosen lanes only: elsewhere it is not even evaluated."""
+        if not chosen.any():
+            return _nothing(lanes.count)
+        run = self.body(body, self._select(chosen, lanes, body[0].span))
+        counts = np.zeros(lanes.count, np.int64)
+        counts[chosen] = run.counts
+        return Run(run.rows, counts)
+
+    def _select(self, chosen: Array, lanes: Lanes, span: Span) -> Lanes:
+        if chosen.all():
+            return lanes
+        at = np.flatnonzero(chosen)
+        self._step(len(at) * len(lanes.names), span)
+        return lanes.select(at)
 
     # --- operations -------------------------------------------------------------------------------
 
     def _units(self, statement: s.Units, lanes: Lanes) -> Run:
+        operations = sum(len(unit.operations) for unit in statement.units)
+        self._afford(float(lanes.count) * operations, statement.span)
         columns = [
             self._operation(operation, place > 0, lanes)
             for unit in statement.units
             for place, operation in enumerate(unit.operations)
         ]
-        self._afford(float(lanes.count) * len(columns), statement.span)
         rows = np.empty((6, lanes.count, len(columns)), np.int32)
         for number, column in enumerate(columns):
             for part, value in enumerate(column):
@@ -133,7 +162,7 @@ class _Expansion:
         selectors = [evaluate(selector, lanes) for selector in operation.selectors]
         named = [value for value in selectors if isinstance(value, FlowValue)]
         chunks = [value for value in selectors if not isinstance(value, FlowValue)]
-        flow = named[0].index if named else self._only_flow(operation)
+        flow = named[0].index if named else self._only_flow(operation, bool(chunks))
         stage: Any = -1
         if chunks or operation.kind != "W":
             stage = self._stage(operation, flow, chunks, lanes)
@@ -143,28 +172,36 @@ class _Expansion:
         self.spans.append(operation.span)
         return Kind[operation.kind], flow, stage, microbatch, tied, len(self.spans) - 1
 
-    def _only_flow(self, operation: s.Operation) -> int:
+    def _only_flow(self, operation: s.Operation, chunk: bool) -> int:
         flows = self._placement.flows
         if operation.kind == "W" and not operation.selectors:
             return -1
         if len(flows) == 1:
             return 0
-        names = " or ".join(f"`{operation.kind}[{flow.name}]`" for flow in flows)
-        message = f"`{operation.kind}` does not say which flow"
-        raise Stop(Finding("value", message, operation.span, names, f"`{operation.kind}`"))
+        said = f", {self._said(operation.selectors[0])}" if chunk else ""
+        expected = listed(f"{operation.kind}[{flow.name}{said}]" for flow in flows)
+        written = f"`{self._said(operation)}`"
+        message = f"{written} does not say which flow"
+        raise Stop(Finding("value", message, operation.span, expected, written))
+
+    def _said(self, node: s.Expression) -> str:
+        """A piece of the text, on one line."""
+        return " ".join(self._text[node.span.start : node.span.end].split())
 
     def _stage(self, operation: s.Operation, flow: Any, chunks: list[Any], lanes: Lanes) -> Any:
         """The stage that a chunk number, or its absence, means on each lane's rank."""
         rank = lanes.names[self._rank]
         assert isinstance(rank, np.ndarray)
         held = self._held[flow, rank]
-        span, kind = operation.span, operation.kind
-        message = f"`{kind}` on a rank that holds no stage of this flow"
-        failing(Finding("value", message, span, "a rank that holds one"), held == 0, lanes)
+        span, written = operation.span, f"`{self._said(operation)}`"
+        message, found = f"{written} on a rank that holds no stage of this flow", "none"
+        failing(Finding("value", message, span, "a stage on this rank", found), held == 0, lanes)
         if not chunks:
-            message = f"`{kind}` does not say which chunk"
-            expected = f"`{kind}[0]` to `{kind}[{int(held.max(initial=1)) - 1}]`"
-            failing(Finding("value", message, span, expected, f"`{kind}`"), held > 1, lanes)
+            message = f"{written} does not say which chunk"
+            named = [f"{self._said(name)}, " for name in operation.selectors]
+            first = f"{operation.kind}[{''.join(named)}"
+            expected = f"`{first}0]` to `{first}{int(np.max(held)) - 1}]`"
+            failing(Finding("value", message, span, expected, written), held > 1, lanes)
             return self._placement.chunks[flow, rank, 0]
         chunk = chunks[0]
         bad = (chunk < 0) | (chunk >= held)
@@ -195,19 +232,33 @@ class _Expansion:
 
     # --- bounds -----------------------------------------------------------------------------------
 
-    def _not_negative(self, count: Array, what: str, span: Span, lanes: Lanes) -> None:
-        bad = count < 0
+    def _not_negative(self, stop: Array, start: Any, what: str, span: Span, lanes: Lanes) -> None:
+        bad = stop < start
         if np.any(bad):
-            found = str(int(count[int(np.argmax(bad))]))
+            lane = int(np.argmax(bad))
+            found = str(int(stop[lane]) - int(spread(start, lanes.count)[lane]))
             message = f"{what} cannot go {found} times"
             failing(Finding("value", message, span, "0 or more", found), bad, lanes)
 
     def _afford(self, rows: float, span: Span) -> None:
-        if rows > self._budget:
-            expected, found = f"at most {self._budget:,} on all ranks together", f"{rows:,.0f}"
-            hint = "a larger budget can be given: `--budget N`"
+        """Refuse before it is made what would exceed the budget, all of the program counted."""
+        self._rows += rows
+        if self._rows > self._budget:
+            found = f"{self._rows:,.0f}"
             message = "this makes too many operations or loop turns"
-            raise Stop(Finding("budget", message, span, expected, found, hint))
+            expected = AT_MOST.format(self._budget)
+            raise Stop(Finding("budget", message, span, expected, found, BUDGET_HINT))
+
+    def _step(self, values: int, span: Span) -> None:
+        self._steps += values
+        if self._steps > STEPS * self._budget:
+            expected, found = AT_MOST.format(STEPS * self._budget), f"{self._steps:,.0f}"
+            message = "this evaluates too many values"
+            raise Stop(Finding("budget", message, span, expected, found, BUDGET_HINT))
+
+
+def _nothing(lanes: int) -> Run:
+    return Run(np.empty((6, 0), np.int32), np.zeros(lanes, np.int64))
 
 
 def _within(counts: Array) -> Array:

@@ -17,7 +17,10 @@ from pipec.program.placement import Flow, Placement
 from pipec.source import Source, Span
 
 MOST_RANKS = 2**15
-MOST_STAGES = 2**20
+MOST_STAGES = 2**17
+MOST_FLOWS = 64
+MOST_CHUNKS = 2**24
+"""Places for a stage on a rank, over all flows and ranks: more would not fit in memory."""
 MOST_OPERATIONS = 2**31 - 1
 
 
@@ -33,6 +36,7 @@ class Schedule:
     program: s.OnRank = field(repr=False)
     names: Mapping[str, Value] = field(repr=False)
     source: Source = field(repr=False)
+    flow_spans: tuple[Span, ...] = field(repr=False)
 
 
 def bind(item: s.ScheduleItem, given: Mapping[str, int | bool], source: Source) -> Schedule:
@@ -41,7 +45,7 @@ def bind(item: s.ScheduleItem, given: Mapping[str, int | bool], source: Source) 
     parameters = _parameters(item, given, findings)
     if findings:
         raise PipecError(findings, source)
-    binder = _Binder(parameters, findings)
+    binder = _Binder(parameters, source, findings)
     for child in item.items:
         if findings and not isinstance(child, s.Require):
             break
@@ -69,14 +73,16 @@ def _parameters(
     values: dict[str, Any] = {}
     for parameter in item.parameters:
         name = parameter.name.name
-        if name in given:
-            values[name] = given[name]
-        elif parameter.default is not None:
+        default: Any = 0
+        if parameter.default is not None:
             try:
-                values[name] = evaluate(parameter.default, Lanes(dict(values)))
+                default = evaluate(parameter.default, Lanes(dict(values)))
             except Stop as stop:
-                findings.append(stop.finding)
-        else:
+                findings += [stop.finding] if name not in given and not findings else []
+        values[name] = default
+        if name in given:
+            values[name] = _given(parameter, given[name], isinstance(default, bool), findings)
+        elif parameter.default is None:
             message, way = f"parameter `{name}` has no value", f"say `{name}=...`"
             findings.append(
                 Finding("parameter", message, parameter.span, "an integer", "nothing", way)
@@ -86,18 +92,40 @@ def _parameters(
     return values
 
 
+def _given(parameter: s.Parameter, value: Any, truth: bool, findings: list[Finding]) -> Any:
+    """A value from outside, which must be of the kind of the parameter's default."""
+    if isinstance(value, bool | np.bool_) and truth:
+        return bool(value)
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and not truth:
+        if abs(int(value)) <= s.LARGEST_NUMBER:
+            return int(value)
+        expected = f"at most {s.LARGEST_NUMBER:,}"
+    else:
+        expected = "true or false" if truth else "an integer"
+    name, found = parameter.name.name, _said(value)
+    message = f"parameter `{name}` cannot be {found}"
+    findings.append(Finding("parameter", message, parameter.span, expected, found))
+    return truth or 0
+
+
+def _said(value: Any) -> str:
+    """A value as the language writes it."""
+    return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)[:100]
+
+
 def _check_ranks(first: s.Parameter, values: dict[str, Any], findings: list[Finding]) -> None:
     ranks = values[first.name.name]
     if isinstance(ranks, bool) or not 1 <= ranks <= MOST_RANKS:
         message = f"`{first.name.name}` is the number of ranks"
         expected = f"an integer from 1 to {MOST_RANKS:,}"
-        findings.append(Finding("parameter", message, first.span, expected, str(ranks)))
+        findings.append(Finding("parameter", message, first.span, expected, _said(ranks)))
 
 
 class _Binder:
     """Evaluates the items of a schedule in the order of the text."""
 
-    def __init__(self, parameters: dict[str, Any], findings: list[Finding]):
+    def __init__(self, parameters: dict[str, Any], source: Source, findings: list[Finding]):
+        self._source = source
         self._parameters = parameters
         self._ranks = int(next(iter(parameters.values())))
         self._names: dict[str, Value] = dict(parameters)
@@ -121,18 +149,30 @@ class _Binder:
                 self._pending.append(item)
             case s.Limit():
                 assert isinstance(item.test, s.Comparison)
-                rational = Lanes(self._names, rational=True)
-                self._limit = _fraction(evaluate(item.test.operands[1], rational))
-                self._limit_span = item.span
+                self._set_limit(item, item.test.operands[1])
             case s.OnRank():
                 self._program = item
 
     def _require(self, item: s.Require) -> None:
         if evaluate(item.test, Lanes(self._names)):
             return
-        found = ", ".join(f"{name} = {self._names[name]}" for name in sorted(_names(item.test)))
+        shown = ((name, self._shown(name)) for name in sorted(_names(item.test)))
+        found = ", ".join(f"{name} = {value}" for name, value in shown if value != name)
         message = f"requirement not met: {item.message}" if item.message else "requirement not met"
-        self._findings.append(Finding("require", message, item.test.span, found=found or None))
+        span, text = item.test.span, self._source.text
+        expected = f"`{' '.join(text[span.start : span.end].split())}`"
+        self._findings.append(Finding("require", message, span, expected, found or "it is false"))
+
+    def _shown(self, name: str) -> str:
+        value = self._names[name]
+        return self._flows[int(value.index)].name if isinstance(value, FlowValue) else _said(value)
+
+    def _set_limit(self, item: s.Limit, limit: s.Expression) -> None:
+        self._limit = _fraction(evaluate(limit, Lanes(self._names, rational=True)))
+        self._limit_span = item.span
+        if self._limit < 0:
+            message = "this limit is negative"
+            raise Stop(Finding("value", message, limit.span, "0 or more", str(self._limit)))
 
     def _flow(self, item: s.FlowItem) -> None:
         values: dict[str, tuple[Any, Span]] = {
@@ -142,14 +182,16 @@ class _Binder:
         for name, least, most in (("stages", 1, MOST_STAGES), ("microbatches", 1, MOST_OPERATIONS)):
             value, span = values[name]
             if not least <= value <= most:
-                message = f"flow `{item.name.name}` cannot have {value} {name}"
-                raise Stop(Finding("value", message, span, f"from {least} to {most:,}", str(value)))
+                message = f"flow `{item.name.name}` cannot have {value:,} {name}"
+                expected = f"from {least} to {most:,}"
+                raise Stop(Finding("value", message, span, expected, f"{value:,}"))
         stages, microbatches = int(values["stages"][0]), int(values["microbatches"][0])
         backward = bool(values.get("backward", (True,))[0])
         flow = Flow(item.name.name, microbatches, self._holders(item, stages), backward)
         self._check_flow(item, flow)
         self._names[item.name.name] = FlowValue(len(self._flows))
         self._flows.append(flow)
+        self._spans.append(item.span)
 
     def _holders(self, item: s.FlowItem, stages: int) -> tuple[int, ...]:
         lanes = Lanes(dict(self._names), stages).bind("stage", np.arange(stages), counter=True)
@@ -171,17 +213,32 @@ class _Binder:
             found = f"{flow.stages} stages, backward={str(flow.backward).lower()}"
             hint = "all flows of a schedule travel the same model"
             raise Stop(Finding("value", message, item.span, expected, found, hint))
+        self._afford(item, flow)
         together = Placement(self._ranks, (*self._flows, flow))
         crowded = [stage for stage, holders in enumerate(together.copies) if len(holders) > 2]
         if crowded:
             message = f"stage {crowded[0]} is held by {len(together.copies[crowded[0]])} ranks"
-            raise Stop(
-                Finding("value", message, item.placement.span, "at most two copies of a stage")
-            )
+            expected = "at most two copies of a stage"
+            found = ", ".join(f"rank {rank}" for rank in together.copies[crowded[0]])
+            raise Stop(Finding("value", message, item.placement.span, expected, found))
         if together.size > MOST_OPERATIONS:
             message = "this schedule is too large"
             expected, found = f"at most {MOST_OPERATIONS:,} operations", f"{together.size:,}"
             raise Stop(Finding("budget", message, item.span, expected, found))
+
+    def _afford(self, item: s.FlowItem, flow: Flow) -> None:
+        """Refuse what tables over ranks, stages and flows could not hold."""
+        flows = (*self._flows, flow)
+        most = max(int(np.bincount(known.ranks).max()) for known in flows)
+        places = len(flows) * self._ranks * most
+        for what, number, limit in (
+            ("flows", len(flows), MOST_FLOWS),
+            ("places for stages", places, MOST_CHUNKS),
+        ):
+            if number > limit:
+                message, found = f"this makes too many {what}", f"{number:,}"
+                expected = f"at most {limit:,} on all ranks together"
+                raise Stop(Finding("budget", message, item.span, expected, found))
 
     def schedule(self, item: s.ScheduleItem, source: Source) -> Schedule:
         """Put everything together; settings last, as they may depend on the number of stages."""
@@ -202,23 +259,28 @@ class _Binder:
             self._program,
             self._names,
             source,
+            tuple(self._spans),
         )
 
     def _set(self, item: s.Settings, stages: int) -> None:
         for setting in item.settings:
             key = setting_key(setting).replace(" ", "")
             per_stage = "stage" in _names(setting.value)
-            values = [
-                _fraction(
-                    evaluate(setting.value, Lanes({**self._names, "stage": stage}, rational=True))
-                )
-                for stage in range(stages if per_stage else 1)
-            ]
-            if item.word == "cost" and min(values) < 0:
-                message, found = f"the cost of `{key}` is negative", str(min(values))
-                raise Stop(Finding("value", message, setting.value.span, "0 or more", found))
+            values = []
+            for stage in range(stages if per_stage else 1):
+                lanes = Lanes(self._names, rational=True)
+                lanes = lanes.bind("stage", stage, counter=True) if per_stage else lanes
+                values.append(_fraction(evaluate(setting.value, lanes)))
+                if item.word == "cost":
+                    _not_negative(setting, key, values[-1], lanes)
             key = PAIR if key == "F&BW" else key
             self._settings[item.word][key] = tuple(values) if per_stage else values[0]
+
+
+def _not_negative(setting: s.Setting, key: str, value: Fraction, lanes: Lanes) -> None:
+    message = f"the cost of `{key}` is negative"
+    finding = Finding("value", message, setting.value.span, "0 or more", str(value))
+    failing(finding, value < 0, lanes)
 
 
 def _fraction(value: Value) -> Fraction:

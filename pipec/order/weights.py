@@ -1,6 +1,6 @@
 """W is a queue: a bare W takes the oldest pending B of its rank, `W[c]` of that chunk or flow."""
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +13,8 @@ from pipec.program.effects import Kind
 from pipec.program.program import Origins
 
 Array = NDArray[Any]
-Queues = dict[tuple[int, int], deque[tuple[int, int]]]
+Queue = OrderedDict[int, list[int]]
+"""The pending B of one stage: microbatch -> its rows, oldest first."""
 
 
 def match_weights(rows: Array, start: Array, origins: Origins) -> None:
@@ -33,13 +34,13 @@ def match_weights(rows: Array, start: Array, origins: Origins) -> None:
     enough = source < first_given[rank_of_taking + 1]
     pending = np.zeros(len(taking), bool)
     pending[enough] = given[source[enough]] < taking[enough]
-    _refuse(taking[plain & ~pending], rows, origins)
+    _refuse(taking[plain & ~pending], rows, start, origins)
     for column in (FLOW, STAGE, MICROBATCH):
         rows[column, taking[plain]] = rows[column, given[source[plain]]]
     for rank in np.unique(rank_of_taking[~plain]).tolist():
         mine = rank_of_taking == rank
         oldest = given[first_given[rank] : first_given[rank + 1]][int((mine & plain).sum()) :]
-        _walk(rows, oldest, taking[mine & ~plain], origins)
+        _walk(rows, oldest, taking[mine & ~plain], start, origins)
 
 
 def _first_picky(picky: Array, rank: Array, ranks: int) -> Array:
@@ -50,47 +51,52 @@ def _first_picky(picky: Array, rank: Array, ranks: int) -> Array:
     return first
 
 
-def _walk(rows: Array, given: Array, taking: Array, origins: Origins) -> None:
+def _walk(rows: Array, given: Array, taking: Array, start: Array, origins: Origins) -> None:
     """Go through the B and W of one rank in order, from the first W that chooses."""
-    queues: Queues = {}
+    queues: dict[tuple[int, int], Queue] = {}
     events = sorted(
         [*((row, True) for row in given.tolist()), *((row, False) for row in taking.tolist())]
     )
     for row, is_given in events:
         flow, stage, microbatch = rows[[FLOW, STAGE, MICROBATCH], row].tolist()
         if is_given:
-            queues.setdefault((flow, stage), deque()).append((row, microbatch))
+            queues.setdefault((flow, stage), OrderedDict()).setdefault(microbatch, []).append(row)
             continue
         found = _oldest(queues, flow, stage, microbatch)
         if found is None:
-            _refuse([row], rows, origins)
+            _refuse([row], rows, start, origins)
             continue
         rows[[FLOW, STAGE, MICROBATCH], row] = found
 
 
-def _oldest(queues: Queues, flow: int, stage: int, microbatch: int) -> tuple[int, int, int] | None:
+def _oldest(
+    queues: dict[tuple[int, int], Queue], flow: int, stage: int, microbatch: int
+) -> tuple[int, int, int] | None:
     """Take the oldest pending B that fits; -1 fits everything."""
     candidates = [
-        (entry, key)
+        (queue[fitting][0], fitting, key)
         for key, queue in queues.items()
-        if flow in (-1, key[0]) and stage in (-1, key[1])
-        for entry in _fitting(queue, microbatch)
+        if flow in (-1, key[0]) and stage in (-1, key[1]) and queue
+        if (fitting := microbatch if microbatch >= 0 else next(iter(queue))) in queue
     ]
     if not candidates:
         return None
-    entry, key = min(candidates)
-    queues[key].remove(entry)
-    return key[0], key[1], entry[1]
+    _, taken, key = min(candidates)
+    queue = queues[key]
+    queue[taken].pop(0)
+    if not queue[taken]:
+        del queue[taken]
+    return key[0], key[1], taken
 
 
-def _fitting(queue: deque[tuple[int, int]], microbatch: int) -> Iterable[tuple[int, int]]:
-    if microbatch < 0:
-        return [queue[0]] if queue else []
-    return [entry for entry in queue if entry[1] == microbatch]
-
-
-def _refuse(taking: Iterable[int], rows: Array, origins: Origins) -> None:
+def _refuse(taking: Iterable[int], rows: Array, start: Array, origins: Origins) -> None:
     for row in taking:
+        rank = int(np.searchsorted(start, row, side="right")) - 1
+        before = rows[KIND, start[rank] : row]
+        given, taken = int((before == Kind.B).sum()), int((before == Kind.W).sum())
+        found = f"{given} B before it, and {taken} W that complete them" if given else "no B"
+        found = f"{given - taken} pending, but not that one" if given > taken else found
+        hint = "BW is B and W in one: it needs no W" if np.any(before == Kind.BW) else None
+        message = f"this W has nothing to complete on rank {rank}"
         span = origins.span(int(rows[ORIGIN, row]))
-        message = "W has nothing to do: no B that it could complete is pending on its rank"
-        raise Stop(Finding("order", message, span, "a B before it (BW needs no W)", "none"))
+        raise Stop(Finding("order", message, span, "a B before it that is pending", found, hint))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from pipec.findings import Finding, PipecError, Place
@@ -49,13 +50,21 @@ def _excerpt(source: Source, span: Span) -> Text:
     code = source.lines[line - 1]
     length = max(1, min(span.end - span.start, len(code) - column + 1))
     shift = max(0, column + min(length, 40) - _WIDEST)
-    shown = code[shift : shift + _WIDEST].replace("\t", " ")
+    shown = _visible(code[shift : shift + _WIDEST])
+    before, marked = shown[: column - 1 - shift], shown[column - 1 - shift :][:length]
     gutter = f"{line:>5} | "
     text = Text().append(f"   --> {source.where(span)}\n", "blue")
     text.append(gutter, "blue").append(f"{shown}\n")
-    caret = "^" * min(length, _WIDEST - (column - 1 - shift))
-    blank = " " * (len(gutter) - 2) + "| " + " " * (column - 1 - shift)
-    return text.append(blank, "blue").append(f"{caret}\n", "bold red")
+    text.append(" " * (len(gutter) - 2) + "| " + " " * cell_len(before), "blue")
+    return text.append(f"{'^' * max(1, cell_len(marked))}\n", "bold red")
+
+
+def _visible(code: str) -> str:
+    """Code as a terminal may show it: a tab is one space, control characters are boxes."""
+    plain = code.replace("\t", " ").rstrip("\r")
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in plain
+    )
 
 
 def _windows(places: Sequence[Place], source: Source | None, table: Table | None) -> Text:

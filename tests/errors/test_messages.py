@@ -42,3 +42,29 @@ def refused(path: Path) -> PipecError:
 def test_what_the_author_reads(path: Path, golden: Golden) -> None:
     """The findings of a broken text are shown exactly like this."""
     golden(path.with_suffix(".err"), error_text(refused(path)).plain)
+
+
+@pytest.mark.parametrize("path", CASES, ids=NAMES)
+def test_every_finding_is_whole(path: Path) -> None:
+    """A finding has a place, says what was expected and what was found, and is said once."""
+    error = refused(path)
+    for finding in error.findings:
+        assert finding.span is not None and finding.expected and finding.found, finding
+    places = [(finding.code, finding.span) for finding in error.findings]
+    assert len(set(places)) == len(places), "two errors for one mistake"
+
+
+def test_the_cases_cover_every_code() -> None:
+    """Each sort of mistake that a text can hold has a case."""
+    codes = {finding.code for path in CASES for finding in refused(path).findings}
+    assert codes == {
+        "budget",
+        "incomplete",
+        "kind",
+        "name",
+        "order",
+        "parameter",
+        "require",
+        "syntax",
+        "value",
+    }
