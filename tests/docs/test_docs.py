@@ -1,0 +1,183 @@
+"""The documentation is true: its commands and code run, its output is what they print."""
+
+import contextlib
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from pages import PAGES, ROOT, Block, anchors, blocks, links, output_of
+
+from pipec.cli import main
+from pipec.findings import PipecError
+from pipec.language import read
+from pipec.source import Source
+
+RANKS = {"README.md": 4}
+"""How many processes run the Python of a page that needs torch; else two."""
+
+GIVEN = {
+    "README.md": """
+import torch
+torch.distributed.init_process_group("gloo")
+rank, device = torch.distributed.get_rank(), "cpu"
+build_stage = lambda stage: torch.nn.Linear(4, 4)
+loss_fn = torch.nn.functional.mse_loss
+loader = [(torch.ones(8, 4), torch.zeros(8, 4))] * 2
+optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+"""
+}
+"""What the reader of a page has already."""
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+@by_page
+def test_commands_and_code_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Every block of a page does what the page says it does, and prints what the page shows."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "page"}
+    rewritten: list[tuple[Block, str]] = []
+    needs_ranks = any(_needs_ranks(block) for block in blocks(page))
+    for block in blocks(page):
+        where = f"{page.name}:{block.begin}"
+        if "not run" in block.marks:
+            continue
+        if "file" in block.marks:
+            Path(block.marks["file"]).write_text(block.content, encoding="utf-8")
+        if block.language == "sh":
+            printed = [_command(line, block, where) for line in block.commands]
+            shown = output_of(page, block)
+            if shown and len(printed) == 1 and page.parent.name == "docs":
+                rewritten += [(shown, printed[0])] if shown.content != printed[0] else []
+        elif block.language == "pipe" and "exit" not in block.marks:
+            _reads(block, where)
+        elif block.language == "python" and not needs_ranks:
+            exec(compile(block.content, where, "exec"), names)
+    if request.config.getoption("--update-goldens"):
+        _rewrite(page, rewritten)
+        return
+    for block, printed_ in rewritten:
+        assert block.content == printed_, f"{page.name}:{block.begin}: `pytest --update-goldens`"
+
+
+@pytest.mark.slow
+@by_page
+def test_code_runs_on_ranks(page: Path, tmp_path: Path) -> None:
+    """The Python of a page that uses torch runs as one program in several processes."""
+    code = [block for block in blocks(page) if block.language == "python"]
+    code = [block for block in code if "not run" not in block.marks]
+    if not any(_needs_ranks(block) for block in code):
+        pytest.skip("no block needs ranks")
+    script = tmp_path / f"{page.stem}.py"
+    script.write_text(
+        GIVEN.get(page.name, "") + "".join(block.content for block in code), encoding="utf-8"
+    )
+    _on_ranks(script, RANKS.get(page.name, 2))
+
+
+@by_page
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page names a file that exists, and a heading that is in it."""
+    for target in links(page):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, heading = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name} links to {target}"
+        assert path.is_relative_to(ROOT), f"{page.name} links out of the project: {target}"
+        assert not heading or heading in anchors(path), f"{page.name} links to {target}"
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def _needs_ranks(block: Block) -> bool:
+    return block.language == "python" and ("torch" in block.content or "runtime" in block.content)
+
+
+def _command(line: str, block: Block, where: str) -> str:
+    """What a command prints; it must end as the page says."""
+    words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
+    assert "&" not in words, f"{where}: quote the `&`, or a shell takes it: {line}"
+    if {"|", ">", "<", ";"} & set(words):
+        environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        shell = ["bash", "-o", "pipefail", "-c", line]
+        done = subprocess.run(shell, env=environment, capture_output=True, text=True)
+        assert done.returncode == int(block.marks.get("exit", 0)), f"{where}: {done.stderr}"
+        return done.stdout
+    arguments = shlex.split(line, comments=True)[1:]
+    runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "100", "RANK": None})
+    result = runner.invoke(main, arguments, prog_name="pipec")
+    assert result.exit_code == int(block.marks.get("exit", 0)), f"{where}: {line}\n{result.output}"
+    lines = [text.rstrip() for text in result.output.strip("\n").splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def _reads(block: Block, where: str) -> None:
+    """A `pipe` block is a schedule, lines of a schedule, or lines of a rank's program."""
+    try:
+        read(Source(where, _whole(block.content)))
+    except PipecError as error:
+        pytest.fail(f"{where}: {error}")
+
+
+def _whole(content: str) -> str:
+    first = content.lstrip('"').split(maxsplit=1)[0]
+    if content.startswith(('"""', "schedule")):
+        return content
+    indented = "".join(f"    {line}\n" for line in content.splitlines())
+    in_program = first.startswith(("F", "B", "W", "repeat", "for", "if"))
+    head = "schedule fragment(P, M, v=2):\n"
+    if "flow " not in content:
+        head += "    flow main(stages=P, microbatches=M): rank = stage\n"
+    if in_program:
+        return (
+            head
+            + "    on rank r:\n"
+            + indented.replace("    ", "        ", 1).replace("\n    ", "\n        ")
+        )
+    return head + indented + ("" if "on rank" in content else "    on rank r:  F\n")
+
+
+def _rewrite(page: Path, rewritten: list[tuple[Block, str]]) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for block, printed in reversed(rewritten):
+        lines[block.begin : block.end] = printed.splitlines()
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _on_ranks(script: Path, ranks: int) -> None:
+    """Run a script as torchrun would; every process must end well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    running = []
+    for rank in range(ranks):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        running.append(
+            subprocess.Popen(
+                [sys.executable, str(script)],
+                env={**os.environ, **common, **own},
+                cwd=script.parent,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+    try:
+        for rank, process in enumerate(running):
+            _, errors = process.communicate(timeout=180)
+            assert process.returncode == 0, f"rank {rank}:\n{errors[-4000:]}"
+    finally:
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
