@@ -1,21 +1,29 @@
 """Stages that two ranks hold: the copies start equal, and their gradients are summed every step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
+from pipec.runtime.links import Link
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup, Work
+from torch.distributed import Work
 
 
 class Copies:
     """The gradient sums of one rank. A stage's gradients live in one flat bucket during a step."""
 
-    def __init__(self, stages: Mapping[int, nn.Module], groups: Mapping[int, ProcessGroup]):
-        """groups: for each stage held twice, the group of its two holders."""
-        self._groups = groups
-        self._buckets = {stage: _Bucket(stages[stage]) for stage in groups}
+    def __init__(self, stages: Mapping[int, nn.Module], links: Mapping[int, Link]):
+        """links: for each stage held twice, that of its two holders; in the order of the SUMs.
+
+        A parameter that two stages share is summed with the later one, when both are through.
+        """
+        self._links = links
+        self._buckets: dict[int, _Bucket] = {}
         self._works: dict[int, list[Work]] = {}
+        taken: set[nn.Parameter] = set()
+        for stage in reversed(list(links)):
+            trained = [p for p in stages[stage].parameters() if p.requires_grad and p not in taken]
+            self._buckets[stage] = _Bucket(trained)
+            taken.update(trained)
 
     def begin(self) -> None:
         """Before a step: its gradients begin at zero, apart from those of earlier steps."""
@@ -25,10 +33,8 @@ class Copies:
 
     def post(self, stage: int) -> None:
         """SUM: begin to sum the gradients of a stage with its other holder."""
-        group = self._groups[stage]
-        self._works[stage] = [
-            dist.all_reduce(flat, group=group, async_op=True) for flat in self._buckets[stage].flats
-        ]
+        link = self._links[stage]
+        self._works[stage] = [link.sum(flat) for flat in self._buckets[stage].flats]
 
     def wait(self, stage: int) -> None:
         """Wait for a sum, and add what earlier steps left."""
@@ -38,10 +44,9 @@ class Copies:
 
 
 class _Bucket:
-    """The gradients of a stage as slices of one flat tensor per type."""
+    """Gradients as slices of one flat tensor per type."""
 
-    def __init__(self, module: nn.Module):
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    def __init__(self, trained: Sequence[nn.Parameter]):
         self._slices: list[tuple[nn.Parameter, Tensor]] = []
         self._earlier: list[Tensor | None] = []
         self.flats: list[Tensor] = []
@@ -75,12 +80,11 @@ class _Bucket:
         self._earlier = []
 
 
-def equalise(
-    stages: Mapping[int, nn.Module], groups: Mapping[int, ProcessGroup], holders: Mapping[int, int]
-) -> None:
+def equalise(stages: Mapping[int, nn.Module], links: Mapping[int, Link]) -> None:
     """Give both holders of a stage the parameters and buffers of the lower rank, at the start."""
-    for stage in sorted(groups):
-        tensors = [*stages[stage].parameters(), *stages[stage].buffers()]
-        with torch.no_grad():
-            for tensor in tensors:
-                dist.broadcast(tensor.data, src=holders[stage], group=groups[stage])
+    for stage in sorted(links):
+        for tensor in (*stages[stage].parameters(), *stages[stage].buffers()):
+            with torch.no_grad():
+                copy = tensor.detach().contiguous()
+                links[stage].copy(copy)
+                tensor.copy_(copy)

@@ -1,135 +1,23 @@
-"""The process groups of a pipeline: made by all of its ranks in one order, used by nothing else."""
+"""What the ranks of a pipeline agree on at load, and the links that its messages and sums take."""
 
 import platform
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from pipec.runtime.errors import PipelineError
+from pipec.runtime.links import Link, Linker
+from pipec.runtime.specs import Specs, wordy
 from pipec.runtime.strict import StrictWire
-from pipec.runtime.wires import GroupWire, Wire
+from pipec.runtime.wires import LinkWire, Wire
 from torch.distributed import ProcessGroup, Store
 
+from pipec.findings import PipecError
 from pipec.program.graph import Channels, Topology
 from pipec.program.plan import Plan
-
-FOREVER = timedelta(days=30)
-"""The timeout of the groups: the pipeline's own watchdog is faster and knows more."""
-
-
-def store_of(group: ProcessGroup) -> Store:
-    """The key-value store that the processes of a group share.
-
-    Not a clone of it: connecting anew took 5 s now and then (torch 2.13). Only calls that return at
-    once are made on it, since a client that waits blocks all threads that use it.
-    """
-    return dist.distributed_c10d._get_process_group_store(group)
-
-
-def global_ranks(group: ProcessGroup) -> list[int]:
-    """The global rank of each rank of the pipeline."""
-    return dist.get_process_group_ranks(group)
-
-
-def make_group(members: list[int], parent: ProcessGroup) -> ProcessGroup:
-    """A new group of some ranks (global numbers); only they call this, all in one order."""
-    backend = dist.get_backend(parent)
-    return dist.new_group(members, FOREVER, backend, use_local_synchronization=True)
-
-
-def default_topology(group: ProcessGroup) -> Topology:
-    """What the wires of a group are like unless said otherwise: gloo has tags, NCCL does not."""
-    return "tagged" if dist.get_backend(group) == "gloo" else "pair"
-
-
-def make_wire(
-    group: ProcessGroup, channels: Channels, plan: Plan
-) -> tuple[Wire, list[ProcessGroup]]:
-    """The wire of this rank, and the groups that it goes over."""
-    backend, rank = dist.get_backend(group), dist.get_rank(group)
-    if backend != "gloo" and channels.topology == "tagged":
-        raise PipelineError(
-            f"channels `tagged` on {backend}",
-            expected="`pair`, `directed` or `rank`",
-            hint=f"{backend} matches messages by order and ignores tags",
-        )
-    if backend != "gloo":
-        return _native_wire(group, channels.topology, plan)
-    own = make_group(global_ranks(group), group)
-    if channels.topology != "tagged":
-        return StrictWire(own, rank, channels), [own]
-    every = {(a, b): (own, b if a == rank else a) for a, b in _pairs(plan) if rank in (a, b)}
-    return GroupWire(rank, every), [own]
-
-
-def _pairs(plan: Plan) -> list[tuple[int, int]]:
-    """The directed pairs of ranks that exchange messages, in one order."""
-    program = plan.program
-    wired = program.peer >= 0
-    pairs = set(zip(program.rank[wired].tolist(), program.peer[wired].tolist(), strict=True))
-    return sorted(pairs | {(b, a) for a, b in pairs})
-
-
-def _native_wire(
-    group: ProcessGroup, topology: Topology, plan: Plan
-) -> tuple[GroupWire, list[ProcessGroup]]:
-    """Communicators as the topology says: one for all, per pair, or per directed pair."""
-    rank, ranks = dist.get_rank(group), global_ranks(group)
-    made: dict[tuple[int, ...], ProcessGroup] = {}
-    groups: dict[tuple[int, int], tuple[ProcessGroup, int]] = {}
-    everyone = tuple(range(len(ranks)))
-    for a, b in _pairs(plan):
-        members = everyone if topology == "rank" else (min(a, b), max(a, b))
-        if rank not in members:
-            continue
-        key: tuple[int, ...] = (a, b) if topology == "directed" else members
-        if key not in made:
-            made[key] = make_group([ranks[member] for member in members], group)
-            _warm_up(made[key])
-        if rank in (a, b):
-            groups[a, b] = (made[key], members.index(b if a == rank else a))
-    return GroupWire(rank, groups), list(made.values())
-
-
-def _warm_up(group: ProcessGroup) -> None:
-    """Make the communicator now, in one order on all ranks: made lazily, it can deadlock."""
-    dist.barrier(group)
-
-
-def sum_groups(group: ProcessGroup, plan: Plan) -> dict[int, ProcessGroup]:
-    """For each stage of this rank that another rank holds too, the group of the two.
-
-    Checked once by summing rank numbers: groups made in different orders would sum wrong ranks.
-    """
-    rank, ranks = dist.get_rank(group), global_ranks(group)
-    made: dict[tuple[int, ...], ProcessGroup] = {}
-    groups: dict[int, ProcessGroup] = {}
-    twice = {holders for holders in plan.program.placement.copies if len(holders) == 2}
-    for holders in sorted(holders for holders in twice if rank in holders):
-        made[holders] = make_group([ranks[holder] for holder in holders], group)
-        _check_sum(made[holders], holders, rank)
-    for stage, owners in enumerate(plan.program.placement.copies):
-        if owners in made:
-            groups[stage] = made[owners]
-    return groups
-
-
-def _check_sum(group: ProcessGroup, holders: tuple[int, ...], rank: int) -> None:
-    on_host = dist.get_backend(group) == "gloo"
-    device = torch.device("cpu") if on_host else torch.accelerator.current_accelerator()
-    total = torch.tensor(float(rank), device=device)
-    dist.all_reduce(total, group=group)
-    if int(total) != sum(holders):
-        raise PipelineError(
-            f"the group of ranks {holders} sums other ranks",
-            expected=str(sum(holders)),
-            found=str(int(total)),
-            hint="make process groups in the same order on every rank",
-        )
 
 
 @dataclass(frozen=True)
@@ -140,14 +28,27 @@ class Agreement:
     """A name that no other pipeline has."""
     hosts: tuple[str, ...]
     """The host of each rank."""
+    shapes: Mapping[int, Specs]
+    """What any rank has declared of the inputs of stages."""
 
 
-def agree(group: ProcessGroup, plan: Plan) -> Agreement:
-    """Make sure that all ranks execute the same plan. Raises `PipelineError` on all if not."""
-    mine = (plan.digest, secrets.token_hex(8), platform.node())
+def agree(
+    group: ProcessGroup, plan: Plan, shapes: Mapping[int, Specs], mistake: PipecError | None
+) -> Agreement:
+    """Make sure that all ranks can begin, and with the same plan. Raises `PipelineError` on all.
+
+    mistake: what is wrong on this rank alone; told to the others, which would wait for it in vain.
+    """
     said: list[Any] = [None] * dist.get_world_size(group)
+    told = None if mistake is None else str(mistake)
+    mine = (told, plan.digest, shapes, secrets.token_hex(8), platform.node())
     dist.all_gather_object(said, mine, group=group)
-    digests = [digest for digest, _, _ in said]
+    mistakes, digests, declared, tokens, hosts = zip(*said, strict=True)
+    if mistake is not None:
+        raise mistake
+    for rank, other in enumerate(mistakes):
+        if other is not None:
+            raise PipelineError(f"rank {rank} cannot begin: {other}")
     different = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
     if different:
         raise PipelineError(
@@ -156,9 +57,97 @@ def agree(group: ProcessGroup, plan: Plan) -> Agreement:
             found=", ".join(f"{digests[rank][:16]} on rank {rank}" for rank in different[:4]),
             hint="give every rank the same plan file, or compile with the same arguments",
         )
-    return Agreement(said[0][1], tuple(host for _, _, host in said))
+    return Agreement(tokens[0], hosts, _together(declared))
 
 
-def by_stage(groups: Mapping[int, ProcessGroup], plan: Plan, ranks: list[int]) -> dict[int, int]:
-    """For each stage held twice, the global rank of its lower holder."""
-    return {stage: ranks[plan.program.placement.copies[stage][0]] for stage in groups}
+def _together(declared: tuple[Mapping[int, Specs], ...]) -> Mapping[int, Specs]:
+    """What all ranks have declared; both sides of a boundary have to know it."""
+    together: dict[int, Specs] = {}
+    for rank, shapes in enumerate(declared):
+        for stage, specs in shapes.items():
+            if together.setdefault(stage, specs) != specs:
+                raise PipelineError(
+                    f"the ranks declare different shapes for the input of stage {stage}",
+                    expected=wordy(together[stage]),
+                    found=f"{wordy(specs)} on rank {rank}",
+                )
+    return together
+
+
+def store_of(group: ProcessGroup) -> Store:
+    """The key-value store that the processes of a group share.
+
+    Not a clone of it: connecting anew took 5 s now and then (torch 2.13). Once training has begun
+    only calls that return at once are made on it, since a client that waits blocks all threads that
+    use it.
+    """
+    return dist.distributed_c10d._get_process_group_store(group)
+
+
+def default_topology(device: torch.device) -> Topology:
+    """What the wires of a device are like unless said otherwise: gloo has tags, NCCL does not."""
+    return "tagged" if device.type == "cpu" else "pair"
+
+
+def make_wire(linker: Linker, channels: Channels, plan: Plan) -> tuple[Wire, list[Link]]:
+    """The wire of this rank, and the links that it goes over."""
+    if linker.device.type != "cpu":
+        return _native_wire(linker, channels.topology, plan)
+    own = linker.link("all", range(plan.ranks))
+    if channels.topology != "tagged":
+        return StrictWire(own, linker.rank, channels), [own]
+    return LinkWire(linker.rank, {pair: own for pair in _pairs(plan, linker.rank)}), [own]
+
+
+def _pairs(plan: Plan, rank: int) -> list[tuple[int, int]]:
+    """The directed pairs of ranks, one of them `rank`, that exchange messages; in one order."""
+    program = plan.program
+    wired = program.peer >= 0
+    pairs = set(zip(program.rank[wired].tolist(), program.peer[wired].tolist(), strict=True))
+    return sorted(pair for pair in pairs | {(b, a) for a, b in pairs} if rank in pair)
+
+
+def _native_wire(linker: Linker, topology: Topology, plan: Plan) -> tuple[LinkWire, list[Link]]:
+    """Communicators as the topology says: one for all, per pair, or per directed pair.
+
+    NCCL makes the queue of a pair at its first message. All are made here, in one order on all
+    ranks: made in the order in which streams come to them, they could wait for each other.
+    """
+    made: dict[str, Link] = {}
+    links: dict[tuple[int, int], Link] = {}
+    if topology == "rank":
+        made["all"] = linker.link("all", range(plan.ranks))
+    for source, destination in _pairs(plan, linker.rank):
+        ends = (source, destination) if topology == "directed" else sorted((source, destination))
+        name = "all" if topology == "rank" else f"{topology}/{ends[0]}-{ends[1]}"
+        if name not in made:
+            made[name] = linker.link(name, sorted(ends))
+        links[source, destination] = link = made[name]
+        first = torch.zeros(1, device=linker.device)
+        if linker.rank == source:
+            link.backend.send([first], link.number(destination), 0).wait()
+        else:
+            link.backend.recv([first], link.number(source), 0).wait()
+    return LinkWire(linker.rank, links), list(made.values())
+
+
+def sum_links(linker: Linker, plan: Plan) -> dict[int, Link]:
+    """For each stage of this rank that another rank holds too, the link of the two.
+
+    Tried once by summing the ranks' numbers: a link that sums other ranks would corrupt silently.
+    """
+    copies = plan.program.placement.copies
+    twice = {holders for holders in copies if len(holders) == 2 and linker.rank in holders}
+    made = {
+        holders: linker.link(f"sum/{holders[0]}-{holders[1]}", holders) for holders in sorted(twice)
+    }
+    for holders, link in made.items():
+        total = torch.tensor(float(linker.rank), device=linker.device)
+        link.sum(total).wait()
+        if int(total) != sum(holders):
+            raise PipelineError(
+                f"the link of ranks {holders} sums other ranks",
+                expected=str(sum(holders)),
+                found=str(int(total)),
+            )
+    return {stage: made[owners] for stage, owners in enumerate(copies) if owners in made}

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pipec.runtime import groups as process_groups
 from pipec.runtime.batch import microbatches
+from pipec.runtime.checks import device_of, group_of, mistake_of
 from pipec.runtime.copies import Copies, equalise
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.executor import Context, Stream
+from pipec.runtime.groups import agree, default_topology, make_wire, store_of, sum_links
 from pipec.runtime.held import Ends
+from pipec.runtime.links import Link, Linker
 from pipec.runtime.listener import Listener
 from pipec.runtime.specs import TensorSpec, declared
 from pipec.runtime.split import Split
@@ -21,7 +23,7 @@ from pipec.runtime.watch.progress import POSITION, Board
 from pipec.runtime.watch.watchdog import Watchdog, failure_at
 from pipec.runtime.wires import Wire
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
+from torch.distributed import PrefixStore, ProcessGroup
 
 from pipec.findings import PipecError
 from pipec.lower.forward_only import forward_only
@@ -73,46 +75,35 @@ class Pipeline:
         listeners: Sequence[Listener] = (),
     ):
         self.plan = plan
-        self._group = _group(group, plan)
+        self._group = group_of(group)
         self.rank = dist.get_rank(self._group)
-        self._stages = _checked(plan, stages, self.rank)
-        self._device = _device(device, self._stages)
-        self._channels = channels or Channels(process_groups.default_topology(self._group))
-        _refuse_uncertified(plan, self._channels)
-        agreed = process_groups.agree(self._group, plan)
-        self._wire, groups = process_groups.make_wire(self._group, self._channels, plan)
-        twice = process_groups.sum_groups(self._group, plan)
-        owners = process_groups.by_stage(twice, plan, process_groups.global_ranks(self._group))
-        equalise(self._stages, twice, owners)
+        self._device = device_of(device, stages)
+        self._channels = channels or Channels(default_topology(self._device))
+        declared_here = {stage: declared(values) for stage, values in (shapes or {}).items()}
+        mistake = mistake_of(plan, stages, self._group, self._device, self._channels, reduction)
+        agreed = agree(self._group, plan, declared_here, mistake)
+        self._shapes = agreed.shapes
+        self._key = f"pipec/{agreed.token}"
+        self._store = store_of(self._group)
+        linker = Linker(PrefixStore(self._key, self._store), self.rank, self._device)
+        self._wire, links = make_wire(linker, self._channels, plan)
+        twice = sum_links(linker, plan)
+        self._links = [*links, *dict.fromkeys(twice.values())]
+        self._stages = {stage: stages[stage] for stage in plan.stages(self.rank)}
+        equalise(self._stages, twice)
         calm_gloo_threads()
         self._copies = Copies(self._stages, twice)
-        if reduction not in ("mean", "sum"):
-            raise PipelineError("unknown reduction", expected="mean or sum", found=repr(reduction))
-        count = sum(flow.microbatches for flow in plan.program.placement.flows)
-        self._count = count
-        self._ends = Ends(loss_fn, 1 / count if reduction == "mean" else 1.0, check_finite)
+        self._count = sum(flow.microbatches for flow in plan.program.placement.flows)
+        scale = 1 / self._count if reduction == "mean" else 1.0
+        self._ends = Ends(loss_fn, scale, check_finite)
         self._reduction = reduction
         self._keep_outputs = keep_outputs
         self._splits = {stage: Split(module) for stage, module in self._stages.items()}
-        self._shapes = {stage: declared(values) for stage, values in (shapes or {}).items()}
         self._listeners = tuple(listeners)
         self._epoch = 0
         self._streams: dict[str, Stream] = {}
-        self._key = f"pipec/{agreed.token}"
-        host = agreed.hosts[self.rank]
-        board = Board(f"{agreed.token}-{host}", self.rank, plan.ranks)
-        dist.barrier(self._group)
-        board.opened()
-        self._watchdog = Watchdog(
-            board,
-            process_groups.store_of(self._group),
-            self._key,
-            self.rank,
-            [rank for rank, other in enumerate(agreed.hosts) if other != host],
-            [*groups, *dict.fromkeys(twice.values())],
-            timeout,
-        )
-        self._finalizer = weakref.finalize(self, _close, self._watchdog, self._wire)
+        self._watchdog = self._watch(agreed.token, agreed.hosts, timeout)
+        self._finalizer = weakref.finalize(self, _close, self._watchdog, self._wire, self._links)
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -161,6 +152,17 @@ class Pipeline:
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _watch(self, token: str, hosts: Sequence[str], timeout: float) -> Watchdog:
+        host = hosts[self.rank]
+        board = Board(f"{token}-{host}", self.rank, self.plan.ranks)
+        try:
+            dist.barrier(self._group)
+        finally:
+            board.opened()
+        remote = [rank for rank, other in enumerate(hosts) if other != host]
+        key, links = self._key, self._links
+        return Watchdog(board, self._store, key, self.rank, remote, links, timeout)
+
     def _stream(self, mode: str) -> Stream:
         stream = self._streams.get(mode)
         if stream is None:
@@ -179,7 +181,7 @@ class Pipeline:
                 self._splits,
                 self._wire,
                 self._channels.topology,
-                process_groups.store_of(self._group),
+                self._store,
                 f"{self._key}/{self._epoch}",
                 self._shapes,
                 self._copies,
@@ -264,67 +266,8 @@ class Pipeline:
         return total / len(losses) if self._reduction == "mean" else total
 
 
-def _close(watchdog: Watchdog, wire: Wire) -> None:
+def _close(watchdog: Watchdog, wire: Wire, links: Sequence[Link]) -> None:
     watchdog.close()
     wire.close()
-
-
-def _group(group: ProcessGroup | None, plan: Plan) -> ProcessGroup:
-    if not dist.is_initialized():
-        raise PipelineError(
-            "torch.distributed is not initialised",
-            hint="call torch.distributed.init_process_group() first, as under torchrun",
-        )
-    chosen = group or dist.group.WORLD
-    assert chosen is not None
-    if dist.get_world_size(chosen) != plan.ranks:
-        raise PipelineError(
-            f"plan `{plan.name}` is for {plan.ranks} ranks",
-            expected=f"a group of {plan.ranks} processes",
-            found=str(dist.get_world_size(chosen)),
-            hint=f"start {plan.ranks} processes, or compile with P={dist.get_world_size(chosen)}",
-        )
-    return chosen
-
-
-def _checked(plan: Plan, stages: Mapping[int, nn.Module], rank: int) -> dict[int, nn.Module]:
-    held, given = plan.stages(rank), set(stages)
-    if given != set(held):
-        missing, extra = sorted(set(held) - given), sorted(given - set(held))
-        found = [f"stage {stage} is missing" for stage in missing]
-        found += [f"stage {stage} belongs elsewhere" for stage in extra]
-        raise PipelineError(
-            f"the stages of rank {rank} are not those of the plan",
-            expected=", ".join(f"stage {stage}" for stage in held),
-            found=", ".join(found),
-            hint="make the modules of plan.stages(rank) and no others",
-        )
-    for stage, module in stages.items():
-        if not isinstance(module, nn.Module):
-            raise PipelineError(
-                f"stage {stage} is not a module",
-                expected="an nn.Module",
-                found=type(module).__name__,
-            )
-    return {stage: stages[stage] for stage in held}
-
-
-def _device(device: torch.device | str | None, stages: Mapping[int, nn.Module]) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    for module in stages.values():
-        for parameter in module.parameters():
-            return parameter.device
-    return torch.device("cpu")
-
-
-def _refuse_uncertified(plan: Plan, channels: Channels) -> None:
-    verdict = plan.certificate.get("channels", {}).get(channels.topology, {})
-    needed = verdict.get("credits_needed")
-    if needed is None or needed > channels.credits:
-        raise PipelineError(
-            f"plan `{plan.name}` is not certified for channels `{channels.topology}` with "
-            f"{channels.credits} credits",
-            expected="a topology that its certificate calls safe",
-            found="deadlock" if needed is None else f"{needed} credits needed",
-        )
+    for link in links:
+        link.let_go()

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from threading import Event, Thread
 
+from pipec.runtime.links import Link
 from pipec.runtime.wires import Post
 from torch import Tensor
-from torch.distributed import ProcessGroup, Work
+from torch.distributed import Work
 
 from pipec.program.graph import Channels
 
@@ -43,12 +44,12 @@ class _Posted:
 
 
 class StrictWire:
-    """Messages through emulated channels over one gloo group of all ranks of the pipeline."""
+    """Messages through emulated channels over one link of all ranks of the pipeline."""
 
     retires = False
 
-    def __init__(self, group: ProcessGroup, rank: int, channels: Channels):
-        self._group = group
+    def __init__(self, link: Link, rank: int, channels: Channels):
+        self._link = link
         self._rank = rank
         self._channels = channels
         self._queues: dict[tuple[int, ...], Queue] = {}
@@ -110,11 +111,11 @@ class StrictWire:
 
     def _begin(self, posted: _Posted) -> list[Work]:
         """Post the tensors of a message; one tag per directed pair, so that they meet in order."""
-        group, peer = self._group, posted.peer
+        backend, peer = self._link.backend, posted.peer
         try:
             if posted.sends:
-                return [group.send([tensor], peer, 0) for tensor in posted.tensors]
-            return [group.recv([tensor], peer, 0) for tensor in posted.tensors]
+                return [backend.send([tensor], peer, 0) for tensor in posted.tensors]
+            return [backend.recv([tensor], peer, 0) for tensor in posted.tensors]
         except RuntimeError as failure:
             posted.finish(failure)
             return []

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from pipec.runtime.links import Link
 from torch import Tensor
-from torch.distributed import ProcessGroup, Work
+from torch.distributed import Work
 
 
 class Handle(Protocol):
@@ -51,34 +52,34 @@ class Works:
             work.wait()
 
 
-class GroupWire:
-    """Messages over process groups, one group per directed pair of ranks (some may be the same).
+class LinkWire:
+    """Messages over links, one for each directed pair of ranks (some may be the same).
 
-    Tags are honoured by gloo and ignored by NCCL, where messages of a group go in order.
+    Tags are honoured by gloo and ignored by NCCL, where messages of a link go in order.
     """
 
     retires = True
 
-    def __init__(self, rank: int, groups: Mapping[tuple[int, int], tuple[ProcessGroup, int]]):
-        """groups: for (source, destination) the group, and the number in it of the other end."""
-        self._out = {pair[1]: group for pair, group in groups.items() if pair[0] == rank}
-        self._in = {pair[0]: group for pair, group in groups.items() if pair[1] == rank}
+    def __init__(self, rank: int, links: Mapping[tuple[int, int], Link]):
+        """links: for each (source, destination) that this rank is one of."""
+        self._rank = rank
+        self._links = links
 
     def sender(self, peer: int) -> Post:
-        """Sends on the group of the pair."""
-        group, number = self._out[peer]
-        return _poster(group.send, number)
+        """Sends on the link of the pair."""
+        link = self._links[self._rank, peer]
+        return _poster(link.backend.send, link.number(peer))
 
     def receiver(self, peer: int) -> Post:
-        """Receives on the group of the pair."""
-        group, number = self._in[peer]
-        return _poster(group.recv, number)
+        """Receives on the link of the pair."""
+        link = self._links[peer, self._rank]
+        return _poster(link.backend.recv, link.number(peer))
 
     def drain(self) -> None:
         """Nothing to do: posted messages complete by themselves."""
 
     def close(self) -> None:
-        """Nothing to let go of: groups are destroyed by who made them."""
+        """Nothing to let go of: a wire has no threads, and links are closed by who made them."""
 
 
 def _poster(operation: Callable[[list[Tensor], int, int], Work], number: int) -> Post:

@@ -2,7 +2,6 @@
 
 progress    one line of shared memory per rank, written once per instruction
 story       positions -> who waits for whom, and who is the culprit
-ending      how a process group is closed, so that nobody waits in it any more
 watchdog    the thread that ties them together
 """
 

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipec.runtime.errors import PipelineError
-from pipec.runtime.watch.ending import close_groups
+from pipec.runtime.links import Link
 from pipec.runtime.watch.progress import BEAT, IDLE, POSITION, STEP, Board, Seen
 from pipec.runtime.watch.story import chain, standing
-from torch.distributed import ProcessGroup, Store
+from torch.distributed import Store
 
 from pipec.findings import Place
 from pipec.program.program import Program
@@ -63,7 +63,7 @@ class Watchdog:
 
     The loop stores its position in `board.line`; everything else happens in the thread: it reads a
     flag in the store that any rank raises when it fails, follows the chain of waits when nothing
-    has moved for `timeout` seconds, and closes the groups, so that the main thread leaves its wait.
+    has moved for `timeout` seconds, and closes the links, so that the main thread leaves its wait.
     If it does not (it is stuck in the user's code), the process is ended.
     """
 
@@ -74,14 +74,14 @@ class Watchdog:
         key: str,
         rank: int,
         remote: Sequence[int],
-        groups: Sequence[ProcessGroup],
+        links: Sequence[Link],
         timeout: float,
     ):
         """remote: the ranks on other hosts, whose lines come through the store."""
         self.board = board
         self.failure: Failure | None = None
         self._store, self._key = store, key
-        self._rank, self._remote, self._groups = rank, remote, groups
+        self._rank, self._remote, self._links = rank, remote, links
         self._timeout = timeout
         self._program: Program | None = None
         self._lock = threading.Lock()
@@ -201,7 +201,8 @@ class Watchdog:
 
     def _end(self) -> None:
         """Free the main thread; if it does not come, end the process."""
-        close_groups(self._groups)
+        closing = threading.Thread(target=self._close_links, daemon=True, name="pipec closing")
+        closing.start()  # not here: to abort a communicator of NCCL can block
         if self._left.wait(_GRACE):
             return
         failure = self.failure
@@ -211,6 +212,10 @@ class Watchdog:
         sys.stderr.flush()
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         os._exit(1)
+
+    def _close_links(self) -> None:
+        for link in self._links:
+            link.close()
 
     # --- who is to blame --------------------------------------------------------------------------
 

@@ -1,0 +1,127 @@
+"""What is checked before a pipeline is made, with the words for what is wrong."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from pipec.runtime.errors import PipelineError
+from torch import nn
+from torch.distributed import ProcessGroup
+
+from pipec.findings import PipecError
+from pipec.program.graph import Channels
+from pipec.program.plan import Plan
+
+
+def group_of(group: ProcessGroup | None) -> ProcessGroup:
+    """The group of the pipeline, the default one if none is given. Raises `PipelineError`."""
+    if not dist.is_initialized():
+        raise PipelineError(
+            "torch.distributed is not initialised",
+            hint="call torch.distributed.init_process_group() first, as under torchrun",
+        )
+    chosen = group or dist.group.WORLD
+    assert chosen is not None
+    if dist.get_rank(chosen) < 0:
+        raise PipelineError(
+            "this process is not in the group of the pipeline",
+            hint="make the Pipeline only where the group's ranks run",
+        )
+    return chosen
+
+
+def device_of(device: torch.device | str | None, stages: Mapping[int, nn.Module]) -> torch.device:
+    """Where stages run: where the first parameter is, unless said otherwise."""
+    if device is not None:
+        return torch.device(device)
+    for module in stages.values():
+        if isinstance(module, nn.Module):
+            for parameter in module.parameters():
+                return parameter.device
+    return torch.device("cpu")
+
+
+def mistake_of(
+    plan: Plan,
+    stages: Mapping[int, nn.Module],
+    group: ProcessGroup,
+    device: torch.device,
+    channels: Channels,
+    reduction: str,
+) -> PipecError | None:
+    """What keeps this rank from beginning, if anything does.
+
+    Not raised here: the other ranks, where all may be well, have to hear of it first.
+    """
+    try:
+        _check_size(plan, group)
+        _check_stages(plan, stages, dist.get_rank(group))
+        _check_device(device, channels)
+        _check_certified(plan, channels)
+        if reduction not in ("mean", "sum"):
+            raise PipelineError("unknown reduction", expected="mean or sum", found=repr(reduction))
+    except PipecError as mistake:
+        return mistake
+    return None
+
+
+def _check_size(plan: Plan, group: ProcessGroup) -> None:
+    size = dist.get_world_size(group)
+    if size != plan.ranks:
+        raise PipelineError(
+            f"plan `{plan.name}` is for {plan.ranks} ranks",
+            expected=f"a group of {plan.ranks} processes",
+            found=str(size),
+            hint=f"start {plan.ranks} processes, or compile with P={size}",
+        )
+
+
+def _check_stages(plan: Plan, stages: Mapping[int, nn.Module], rank: int) -> None:
+    held, given = set(plan.stages(rank)), set(stages)
+    if given != held:
+        found = [f"stage {stage} is missing" for stage in sorted(held - given)]
+        found += [f"stage {stage} belongs elsewhere" for stage in sorted(given - held)]
+        raise PipelineError(
+            f"the stages of rank {rank} are not those of the plan",
+            expected=", ".join(f"stage {stage}" for stage in sorted(held)),
+            found=", ".join(found),
+            hint="make the modules of plan.stages(rank) and no others",
+        )
+    for stage, module in stages.items():
+        if not isinstance(module, nn.Module):
+            raise PipelineError(
+                f"stage {stage} is not a module",
+                expected="an nn.Module",
+                found=type(module).__name__,
+            )
+
+
+def _check_device(device: torch.device, channels: Channels) -> None:
+    if device.type == "cpu":
+        return
+    if channels.topology == "tagged":
+        raise PipelineError(
+            f"channels `tagged` on device `{device}`",
+            expected="`pair`, `directed` or `rank`",
+            hint="NCCL matches messages by order and ignores tags",
+        )
+    current = torch.accelerator.current_device_index()
+    if device.index not in (None, current):
+        raise PipelineError(
+            f"the pipeline is for `{device}`, which is not the current device of this process",
+            expected=f"{device.type}:{current}",
+            found=str(device),
+            hint=f"call torch.accelerator.set_device_index({device.index}) before making groups",
+        )
+
+
+def _check_certified(plan: Plan, channels: Channels) -> None:
+    verdict = plan.certificate.get("channels", {}).get(channels.topology, {})
+    needed = verdict.get("credits_needed")
+    if needed is None or needed > channels.credits:
+        raise PipelineError(
+            f"plan `{plan.name}` is not certified for channels `{channels.topology}` with "
+            f"{channels.credits} credits",
+            expected="a topology that its certificate calls safe",
+            found="deadlock" if needed is None else f"{needed} credits needed",
+        )
