@@ -3,10 +3,11 @@
 A comment directly above a block says how it is to be taken:
 
     <!-- not run: why -->       leave it alone
-    <!-- exit: 1 -->            its commands end with this status
+    <!-- exit: 1 -->            its last command ends with this status
+    <!-- code: deadlock -->     and prints a finding of this code
     <!-- file: mine.pipe -->    write it to this file, for the commands below it
 
-A `text` or `json` block right below a `sh` block is what its only command prints.
+A `text` or `json` block right below a `sh` block is what its last command prints.
 """
 
 import re
@@ -35,9 +36,9 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The lines of a `sh` block that call pipec, continuation lines joined."""
+        """The lines of a `sh` block that call pipec or sed, continuation lines joined."""
         lines = self.content.replace("\\\n", " ").splitlines()
-        return [line for line in lines if re.match(r"pipec\s", line)]
+        return [line for line in lines if re.match(r"(pipec|sed)\s", line)]
 
 
 def blocks(page: Path) -> list[Block]:

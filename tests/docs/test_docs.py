@@ -52,10 +52,10 @@ def test_commands_and_code_run(
         if "file" in block.marks:
             Path(block.marks["file"]).write_text(block.content, encoding="utf-8")
         if block.language == "sh":
-            printed = [_command(line, block, where) for line in block.commands]
+            printed = _commands(block, where)
             shown = output_of(page, block)
-            if shown and len(printed) == 1 and page.parent.name == "docs":
-                rewritten += [(shown, printed[0])] if shown.content != printed[0] else []
+            if shown and page.parent.name == "docs" and shown.content != printed:
+                rewritten.append((shown, printed))
         elif block.language == "pipe" and "exit" not in block.marks:
             _reads(block, where)
         elif block.language == "python" and not needs_ranks:
@@ -102,23 +102,33 @@ def _needs_ranks(block: Block) -> bool:
     return block.language == "python" and ("torch" in block.content or "runtime" in block.content)
 
 
-def _command(line: str, block: Block, where: str) -> str:
-    """What a command prints; it must end as the page says."""
+def _commands(block: Block, where: str) -> str:
+    """Run the commands of a block, one after the other; what the last one prints."""
+    printed = ""
+    commands = block.commands
+    for number, line in enumerate(commands, 1):
+        status = int(block.marks.get("exit", 0)) if number == len(commands) else 0
+        found, printed = _command(line, where)
+        assert found == status, f"{where}: {line}\n{printed}"
+    if "code" in block.marks:
+        assert f"error[{block.marks['code']}]" in printed, f"{where}: {printed}"
+    return printed
+
+
+def _command(line: str, where: str) -> tuple[int, str]:
+    """The exit status of a command, and what it prints."""
     words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
     assert "&" not in words, f"{where}: quote the `&`, or a shell takes it: {line}"
-    if {"|", ">", "<", ";"} & set(words):
+    if words[0] != "pipec" or {"|", ">", "<", ";"} & set(words):
         environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         shell = ["bash", "-o", "pipefail", "-c", line]
         done = subprocess.run(shell, env=environment, capture_output=True, text=True)
-        assert done.returncode == int(block.marks.get("exit", 0)), f"{where}: {done.stderr}"
-        return done.stdout
-    arguments = shlex.split(line, comments=True)[1:]
+        return done.returncode, done.stdout + done.stderr
     runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "100", "RANK": None})
-    result = runner.invoke(main, arguments, prog_name="pipec")
-    assert result.exit_code == int(block.marks.get("exit", 0)), f"{where}: {line}\n{result.output}"
+    result = runner.invoke(main, shlex.split(line, comments=True)[1:], prog_name="pipec")
     lines = [text.rstrip() for text in result.output.strip("\n").splitlines()]
-    return "\n".join(lines) + "\n"
+    return result.exit_code, "\n".join(lines) + "\n"
 
 
 def _reads(block: Block, where: str) -> None:
