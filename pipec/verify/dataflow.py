@@ -113,24 +113,23 @@ def _receipts(program: Program) -> list[Finding]:
 def _pairs(program: Program) -> list[Finding]:
     """An OVERLAP is one F and one B or BW, of which neither needs the other."""
     first, second = program.pairs
-    forward = {(Kind.F, Kind.B), (Kind.F, Kind.BW), (Kind.B, Kind.F), (Kind.BW, Kind.F)}
-    findings = []
-    steps = program.placement.split(program.operation)
-    same = (
-        (steps.flow[first] == steps.flow[second])
-        & (steps.stage[first] == steps.stage[second])
-        & (steps.microbatch[first] == steps.microbatch[second])
+    one, other = program.kind[first], program.kind[second]
+    backward = np.isin(np.where(one == Kind.F, other, one), (Kind.B, Kind.BW))
+    good = ((one == Kind.F) != (other == Kind.F)) & backward
+    good &= program.rank[first] == program.rank[second]
+    left = program.placement.split(program.operation[first])
+    right = program.placement.split(program.operation[second])
+    good &= ~(
+        (left.flow == right.flow)
+        & (left.stage == right.stage)
+        & (left.microbatch == right.microbatch)
     )
-    for at, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
-        kinds = (Kind(int(program.kind[one])), Kind(int(program.kind[other])))
-        if kinds in forward and not same[at] and program.rank[one] == program.rank[other]:
-            continue
-        where = places(program, one, other)
+    findings = []
+    for at in np.flatnonzero(~good)[:MOST].tolist():
+        where = places(program, int(first[at]), int(second[at]))
         message = f"`{where[0].instruction}` and `{where[1].instruction}` cannot overlap"
         expected = "one F and one B or BW of different microbatches"
         findings.append(Finding("overlap", message, where[1].span, expected, None, None, where))
-        if len(findings) == MOST:
-            break
     return findings
 
 

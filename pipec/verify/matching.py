@@ -90,27 +90,27 @@ def _sums(program: Program, links: Links) -> list[Finding]:
 
 def _sum_per_copy(program: Program) -> list[Finding]:
     """Where a stage has two holders that train it, each has one SUM, after its last gradient."""
-    findings = []
+    placement = program.placement
     sums = np.flatnonzero(program.kind == Kind.SUM)
     trains = np.flatnonzero(COMPUTE[program.kind] & (STEP[program.kind] != Step.FORWARD))
-    stage = program.placement.split(program.operation[trains]).stage
-    for number, holders in enumerate(program.placement.copies):
-        for rank in holders:
-            mine = trains[(stage == number) & (program.rank[trains] == rank)]
-            own = sums[(program.operation[sums] == number) & (program.rank[sums] == rank)]
-            if len(own) == (1 if len(holders) == 2 and len(mine) else 0):
-                if len(own) and own[0] < mine.max():
-                    where = places(program, int(own[0]), int(mine.max()))
-                    sum_, late = where[0].instruction, where[1].instruction
-                    message = f"`{sum_}` comes before `{late}`, which adds to it"
-                    findings.append(
-                        Finding("gradient-sum", message, where[0].span, None, None, None, where)
-                    )
-                continue
-            where = places(program, *own.tolist())
-            expected = "once on each of the two holders" if len(holders) == 2 else "never"
-            message = f"rank {rank} sums the gradient of stage {number} {len(own)} times"
-            findings.append(
-                Finding("gradient-sum", message, None, expected, str(len(own)), None, where)
-            )
+    last = np.full((placement.stages[0], program.ranks), -1, np.int64)
+    last[placement.split(program.operation[trains]).stage, program.rank[trains]] = trains
+    counts = np.zeros_like(last)
+    np.add.at(counts, (program.operation[sums], program.rank[sums]), 1)
+    twice = np.array([len(holders) == 2 for holders in placement.copies])
+    expected = (last >= 0) & twice[:, None]
+    findings = []
+    for stage, rank in np.argwhere(counts != expected)[:MOST].tolist():
+        own = sums[(program.operation[sums] == stage) & (program.rank[sums] == rank)]
+        where = places(program, *own.tolist())
+        message = f"rank {rank} sums the gradient of stage {stage} {len(own)} times"
+        wanted = "once on each of the two holders" if expected[stage, rank] else "never"
+        findings.append(Finding("gradient-sum", message, None, wanted, str(len(own)), None, where))
+    early = sums[sums < last[program.operation[sums], program.rank[sums]]]
+    for row in early[:MOST].tolist():
+        where = places(program, row, int(last[program.operation[row], program.rank[row]]))
+        message = (
+            f"`{where[0].instruction}` comes before `{where[1].instruction}`, which adds to it"
+        )
+        findings.append(Finding("gradient-sum", message, where[0].span, None, None, None, where))
     return findings
