@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 from pipec.runtime.errors import PipelineError
+from pipec.runtime.split import Split
 from torch import nn
 from torch.distributed import ProcessGroup
 
@@ -63,6 +64,19 @@ def mistake_of(
     except PipecError as mistake:
         return mistake
     return None
+
+
+def splits_of(
+    stages: Mapping[int, nn.Module],
+) -> tuple[dict[int, Split], PipecError | None]:
+    """What runs F, B and W of each stage, or what is wrong with one of them."""
+    splits = {}
+    for stage, module in stages.items():
+        try:
+            splits[stage] = Split(module)
+        except PipecError as mistake:
+            return splits, mistake
+    return splits, None
 
 
 def _check_size(plan: Plan, group: ProcessGroup) -> None:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from pipec.runtime.boundary import Boundary
 from pipec.runtime.copies import Copies
 from pipec.runtime.held import Ends, Held, Run
 from pipec.runtime.listener import Listener, Point
+from pipec.runtime.marks import Marks
 from pipec.runtime.messages import Incoming, Line, Outgoing
 from pipec.runtime.retire import retirements
 from pipec.runtime.specs import Specs
@@ -67,6 +68,7 @@ class Stream:
         self.program = program
         self.ends = ends
         self.steps: list[tuple[int, Run]] = []
+        self.marks = Marks(context.device)
         self._context = context
         self._key = f"{context.key}/{'train' if trains else 'eval'}"
         self._trains = trains
@@ -76,21 +78,11 @@ class Stream:
         self._boundaries = boundaries if boundaries is not None else {}
         self._held: dict[tuple[int, int], Held] = {}
         self._incoming: dict[int, Incoming] = {}
+        self._outgoing: list[Outgoing] = []
         self._first = np.cumsum([0, *(flow.microbatches for flow in program.placement.flows)])
         begin, end = program.start[context.rank], program.start[context.rank + 1]
         self._rows = range(int(begin), int(end))
         self._build()
-
-    @property
-    def numbers(self) -> Sequence[int]:
-        """The microbatches of the whole batch whose last stage is on this rank."""
-        flows = self.program.placement.flows
-        return [
-            number
-            for index, flow in enumerate(flows)
-            if flow.ranks[-1] == self._context.rank
-            for number in range(int(self._first[index]), int(self._first[index + 1]))
-        ]
 
     @property
     def settled(self) -> bool:
@@ -103,8 +95,8 @@ class Stream:
 
     def clear(self) -> None:
         """Let go of everything that a failed step left behind."""
-        for held in self._held.values():
-            held.clear()
+        for part in (*self._held.values(), *self._incoming.values(), *self._outgoing):
+            part.clear()
 
     # --- parts ------------------------------------------------------------------------------------
 
@@ -116,6 +108,8 @@ class Stream:
             store = context.store if ranks[stage - 1] != ranks[stage] else None
             key = f"{self._key}/{flow}/{stage}"
             specs = context.declared.get(stage)
+            if specs is not None and not self._trains:
+                specs = tuple(replace(spec, requires_grad=False) for spec in specs)
             known = Boundary(stage, key, store, context.device, specs, context.failed)
             self._boundaries[flow, stage] = known
         return known
@@ -198,6 +192,8 @@ class Stream:
 
     def _add(self, row: int, run: Run, waiting: int = 0) -> None:
         index = row - self._rows.start
+        if waiting:
+            run = self.marks.behind(2 * index + waiting, run)
         if self._context.listeners:
             point = Point(index, self.program.instruction(row), bool(waiting))
             for listener in self._context.listeners:
@@ -236,7 +232,9 @@ class Stream:
         else:
             payload = partial(self.held(flow, stage - 1).sent, number)
         send = self._context.wire.sender(peer)
-        return Outgoing(send, self._line(peer, row), payload, operation)
+        outgoing = Outgoing(send, self._line(peer, row), payload, operation)
+        self._outgoing.append(outgoing)
+        return outgoing
 
     def _compute(self, row: int) -> Run:
         operation, kind = int(self.program.operation[row]), Kind(int(self.program.kind[row]))

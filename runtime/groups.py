@@ -96,7 +96,7 @@ def make_wire(linker: Linker, channels: Channels, plan: Plan) -> tuple[Wire, lis
     own = linker.link("all", range(plan.ranks))
     if channels.topology != "tagged":
         return StrictWire(own, linker.rank, channels), [own]
-    return LinkWire(linker.rank, {pair: own for pair in _pairs(plan, linker.rank)}), [own]
+    return LinkWire(linker.rank, dict.fromkeys(_pairs(plan, linker.rank), own)), [own]
 
 
 def _pairs(plan: Plan, rank: int) -> list[tuple[int, int]]:

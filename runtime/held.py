@@ -56,25 +56,30 @@ class Held:
 
     def clear(self) -> None:
         """Let go of everything, after a step that failed."""
-        self.inputs = [()] * self.count
-        self.outputs = [()] * self.count
+        self.inputs[:] = self.outputs[:] = [()] * self.count
+        for record in self.records:
+            if record is not None:
+                record.clear()
 
     # --- F ----------------------------------------------------------------------------------------
 
     def forward(
         self, number: int, source: Callable[[], Tensors], finish: Callable[[Any], Tensors]
     ) -> Run:
-        """F of a microbatch: `source` gives the input, `finish` takes what the module returned."""
+        """F of a microbatch: `source` gives the input, `finish` takes what the module returned.
+
+        The input is kept for the gradient that its producer waits for, if there is one.
+        """
         inputs, outputs, call = self.inputs, self.outputs, self._call(number)
 
-        def train() -> None:
+        def keep() -> None:
             given = inputs[number] = source()
             outputs[number] = finish(call(*given))
 
-        def infer() -> None:
+        def pass_on() -> None:
             outputs[number] = finish(call(*source()))
 
-        return train if self.trains else infer
+        return keep if self.trains and self.stage > 0 else pass_on
 
     def _call(self, number: int) -> Callable[..., Any]:
         record = self.records[number]
@@ -193,14 +198,9 @@ class Ends:
         """What the last stage returned: keep it if wanted, and make it a loss."""
         if self.keeps_outputs:
             self.outputs[number] = tuple(tensor.detach() for tensor in tensors_of(output, stage))
-        if not self.targets and not torch.is_grad_enabled():
+        loss = self._loss(stage, number, output)
+        if loss is None:
             return ()
-        if self._loss_fn is not None and self.targets:
-            loss = self._loss_fn(output, *self.targets[number])
-        else:
-            loss = output
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise self._no_loss(stage, loss)
         if self._finite and not torch.isfinite(loss).item():
             raise PipelineError(
                 f"the loss of microbatch {number} is {loss.item()}", expected="a finite number"
@@ -208,17 +208,30 @@ class Ends:
         self.losses[number] = loss.detach()
         return (loss,)
 
-    def _no_loss(self, stage: int, loss: Any) -> PipelineError:
-        found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        if self._loss_fn is None:
+    def _loss(self, stage: int, number: int, output: Any) -> Tensor | None:
+        """The loss of a microbatch; without gradients there may be none."""
+        trains = torch.is_grad_enabled()
+        if self._loss_fn is not None and not self.targets:
+            if not trains:
+                return None
+            raise PipelineError(
+                f"this rank holds the last stage ({stage}) and got no target",
+                hint="call step(batch, target) on every rank",
+            )
+        loss = output
+        if self._loss_fn is not None:
+            loss = self._loss_fn(output, *self.targets[number])
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            return loss
+        if self._loss_fn is not None:
+            message, hint = "the loss_fn did not return a loss", "reduce it to one number"
+        elif trains:
             message = f"stage {stage} is the last one and there is no loss_fn"
             hint = "give Pipeline a loss_fn, or let the last stage return its loss"
-        elif not self.targets:
-            message = f"rank has the last stage ({stage}) and got no target"
-            hint = "call step(x, target) on every rank"
         else:
-            message, hint = "the loss_fn did not return a loss", "reduce it to one number"
-        return PipelineError(message, expected="a tensor with one element", found=found, hint=hint)
+            return None
+        found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise PipelineError(message, expected="a tensor with one element", found=found, hint=hint)
 
     def seeds(self, losses: Tensors) -> Tensors:
         """The gradient that the backward of a loss begins with."""

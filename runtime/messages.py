@@ -56,6 +56,10 @@ class Incoming:
         self.post: Run = self._poster(gradient) if known else self._post_or_defer
         self.wait: Run = self._wait if known else self._flush_and_wait
 
+    def clear(self) -> None:
+        """Let go of buffers and what is in flight, after a step that failed."""
+        self.tensors, self._handle = (), None
+
     def take(self) -> Tensors:
         """The received tensors, which are then no longer held here."""
         tensors = self.tensors
@@ -111,6 +115,10 @@ class Outgoing:
         self._send, self._line, self._payload, self._tag = send, line, payload, tag
         self._handle: Handle | None = None
         self._tensors: Sequence[Tensor] = ()
+
+    def clear(self) -> None:
+        """Let go of tensors and what is in flight, after a step that failed."""
+        self._tensors, self._handle = (), None
 
     def post(self) -> None:
         """Post the send, behind what its queue has deferred."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pipec.runtime.batch import microbatches
-from pipec.runtime.checks import device_of, group_of, mistake_of
+from pipec.runtime.checks import device_of, group_of, mistake_of, splits_of
 from pipec.runtime.copies import Copies, equalise
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.executor import Context, Stream
@@ -17,10 +17,9 @@ from pipec.runtime.held import Ends
 from pipec.runtime.links import Link, Linker
 from pipec.runtime.listener import Listener
 from pipec.runtime.specs import TensorSpec, declared
-from pipec.runtime.split import Split
 from pipec.runtime.threads import calm_gloo_threads
 from pipec.runtime.watch.progress import POSITION, Board
-from pipec.runtime.watch.watchdog import Watchdog, failure_at
+from pipec.runtime.watch.watchdog import Failure, Watchdog, failure_at
 from pipec.runtime.wires import Wire
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, ProcessGroup
@@ -81,6 +80,7 @@ class Pipeline:
         self._channels = channels or Channels(default_topology(self._device))
         declared_here = {stage: declared(values) for stage, values in (shapes or {}).items()}
         mistake = mistake_of(plan, stages, self._group, self._device, self._channels, reduction)
+        splits, mistake = splits_of(stages) if mistake is None else ({}, mistake)
         agreed = agree(self._group, plan, declared_here, mistake)
         self._shapes = agreed.shapes
         self._key = f"pipec/{agreed.token}"
@@ -98,7 +98,7 @@ class Pipeline:
         self._ends = Ends(loss_fn, scale, check_finite)
         self._reduction = reduction
         self._keep_outputs = keep_outputs
-        self._splits = {stage: Split(module) for stage, module in self._stages.items()}
+        self._splits = splits
         self._listeners = tuple(listeners)
         self._epoch = 0
         self._streams: dict[str, Stream] = {}
@@ -115,17 +115,20 @@ class Pipeline:
         microbatches, averaged or summed, or None where no loss arises.
         """
         stream = self._stream("train")
+        self._fill(batch, target, self._keep_outputs)
         self._copies.begin()
-        self._fill(batch, target)
         with torch.enable_grad():
             self._run(stream)
         self._settle("train", stream)
         return self._loss(stream)
 
     def eval(self, batch: Any = None, target: Any = None) -> Tensor | None:
-        """Run the forwards only, without gradients. Returns the loss as `step` does."""
+        """Run the forwards only, without gradients. Returns the loss as `step` does.
+
+        Without a target there is no loss; the outputs are kept in any case.
+        """
         stream = self._stream("eval")
-        self._fill(batch, target)
+        self._fill(batch, target, True)
         with torch.no_grad():
             self._run(stream)
         self._settle("eval", stream)
@@ -142,8 +145,12 @@ class Pipeline:
         return dict(self._ends.outputs)
 
     def forget_shapes(self) -> None:
-        """Find the shapes between stages out anew at the next step. Call it on every rank."""
+        """Find the shapes between stages out anew at the next step. Call it on every rank.
+
+        Those that were declared are forgotten too.
+        """
         self._epoch += 1
+        self._shapes = {}
         self._streams.clear()
 
     def close(self) -> None:
@@ -197,11 +204,19 @@ class Pipeline:
         if not stream.settled:
             self._streams[mode] = stream.settle()
 
-    def _fill(self, batch: Any, target: Any) -> None:
+    def _fill(self, batch: Any, target: Any, keep_outputs: bool) -> None:
+        """Cut the batch. What is wrong with it is told to all ranks, which wait for this one."""
         ends = self._ends
         ends.losses.clear()
         ends.outputs.clear()
-        ends.keeps_outputs = self._keep_outputs or not torch.is_grad_enabled()
+        ends.keeps_outputs = keep_outputs
+        try:
+            self._cut(ends, batch, target)
+        except PipelineError as error:
+            self._watchdog.report(Failure(self.rank, f"rank {self.rank} failed: {error}"))
+            raise
+
+    def _cut(self, ends: Ends, batch: Any, target: Any) -> None:
         ranks = [flow.ranks for flow in self.plan.program.placement.flows]
         ends.batch = ends.targets = []
         if any(placed[0] == self.rank for placed in ranks):
@@ -215,7 +230,7 @@ class Pipeline:
             ends.targets = microbatches(target, self._count, "target")
 
     def _run(self, stream: Stream) -> None:
-        watchdog, position = self._watchdog, 0
+        watchdog = self._watchdog
         line = watchdog.board.line
         watchdog.enter(stream.program)
         collects = gc.isenabled()
@@ -224,9 +239,15 @@ class Pipeline:
             for position, run in stream.steps:
                 line[POSITION] = position
                 run()
+            stream.marks.follow(line, lambda: watchdog.failure is not None)
         except Exception as error:
             stream.clear()
-            raise self._failed(stream, position, error) from error
+            raise self._failed(stream, int(line[POSITION]), error) from error
+        except BaseException as interrupt:
+            stream.clear()
+            what = f"rank {self.rank} was interrupted ({type(interrupt).__name__})"
+            watchdog.report(Failure(self.rank, what))
+            raise
         finally:
             watchdog.leave()
             if collects:

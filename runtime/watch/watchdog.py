@@ -27,6 +27,9 @@ _PERIOD = 0.1
 _GRACE = 2.0
 """Seconds that a rank gets to leave its step by itself after a failure."""
 
+_PATIENCE = 1.0
+"""Seconds without progress after which a rank looks whether what it waits for is still there."""
+
 _STALE = 2.0
 """Seconds without a heartbeat after which a rank counts as stopped."""
 
@@ -121,9 +124,8 @@ class Watchdog:
         while self.failure is None and time.monotonic() < deadline:
             if reason := self.board.reason():
                 return self._fail(reason)
-            dead = self._dead()
-            if dead is not None:
-                return self.report(self._death(dead))
+            if gone := self._gone():
+                return self.report(self._death(gone[0]))
             self._ended.wait(0.02)
         if self.failure is not None:
             return self.failure
@@ -149,8 +151,8 @@ class Watchdog:
     # --- the thread -------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        last, since = -1, time.monotonic()
-        published = 0.0
+        last: object = None
+        since, published = time.monotonic(), 0.0
         while not self._ended.wait(_PERIOD):
             line = self.board.line
             line[BEAT] += 1
@@ -159,18 +161,42 @@ class Watchdog:
                 self._look(now - published > 0.5)
                 published = now if now - published > 0.5 else published
             except RuntimeError as error:
-                if self._left.is_set():
-                    continue
-                gone = Failure(0, f"the store of rank 0 is gone ({_short(error)})")
-                self._fail(self.board.reason() or json.dumps(asdict(gone)))
+                if now - since > _STALE and self._waits():  # else it may have ended its work well
+                    gone = Failure(0, f"the store of rank 0 is gone ({_short(error)})")
+                    self._fail(self.board.reason() or json.dumps(asdict(gone)))
             if self.failure is not None:
                 self._end()
                 return
-            position = line[POSITION] + (line[STEP] << 40)
-            if position != last or self._left.is_set():
-                last, since = position, now
+            places = None if self._left.is_set() else self._places()
+            if places is None or places != last:
+                last, since = places, now
             elif now - since > self._timeout:
                 self.report(self._hang())
+            elif now - since > _PATIENCE and (dead := self._dead_end()) is not None:
+                self.report(self._death(dead))
+
+    def _places(self) -> list[tuple[int, int]]:
+        """Where all ranks are: while any of them moves, nobody hangs."""
+        seen = [
+            self.board.read(rank) for rank in range(self._program.ranks if self._program else 0)
+        ]
+        return [(one.step, one.position) for one in seen]
+
+    def _waits(self) -> bool:
+        """Whether this rank waits for another one."""
+        program, position = self._program, self.board.read(self._rank).position
+        if program is None or position == IDLE:
+            return False
+        return standing(program, self._rank, self.board.read(self._rank)).waits_for is not None
+
+    def _dead_end(self) -> int | None:
+        """The rank that this one waits for in the end, if its process is gone.
+
+        Not every way of dying breaks a connection that somebody waits on.
+        """
+        assert self._program is not None
+        culprit = chain(self._program, self._rank, self.board.read).culprit
+        return culprit if culprit in self._gone() else None
 
     def _look(self, exchange: bool) -> None:
         """Look for news: on this host's board, then in the store."""
@@ -236,15 +262,14 @@ class Watchdog:
         time.sleep(_PERIOD * 5)
         return rank != self._rank and self.board.read(rank).beat == before
 
-    def _dead(self) -> int | None:
-        """A rank of this host whose process is gone."""
-        for rank in range(self._program.ranks if self._program else 0):
-            process = self.board.read(rank).process
-            if rank in self._remote or rank == self._rank or not process:
-                continue
-            if not _alive(process):
-                return rank
-        return None
+    def _gone(self) -> list[int]:
+        """The ranks of this host whose process is gone."""
+        processes = {
+            rank: self.board.read(rank).process
+            for rank in range(self._program.ranks if self._program else 0)
+            if rank != self._rank and rank not in self._remote
+        }
+        return [rank for rank, process in processes.items() if process and not _alive(process)]
 
     def _death(self, rank: int) -> Failure:
         assert self._program is not None

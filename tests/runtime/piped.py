@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-import pipec
 import torch
-from pipec.program.plan import Plan
 from torch import Tensor, nn
 from torch.nn import functional
+
+import pipec
+from pipec.program.plan import Plan
 
 WIDTH, TOKENS, LENGTH, PER_MICROBATCH = 6, 11, 3, 2
 

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from pipec.runtime import Pipeline
 from piped import (
     assert_close,
     assert_same,
@@ -19,7 +20,6 @@ from piped import (
     total_of,
     unpipelined,
 )
-from pipec.runtime import Pipeline
 from ranks import Ranks
 from torch.distributed import ProcessGroup
 
