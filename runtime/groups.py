@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from pipec.runtime.errors import PipelineError
@@ -16,6 +17,7 @@ from pipec.runtime.wires import LinkWire, Wire
 from torch.distributed import ProcessGroup, Store
 
 from pipec.findings import PipecError
+from pipec.program.effects import Kind
 from pipec.program.graph import Channels, Topology
 from pipec.program.plan import Plan
 
@@ -134,6 +136,7 @@ def _native_wire(linker: Linker, topology: Topology, plan: Plan) -> tuple[LinkWi
 def sum_links(linker: Linker, plan: Plan) -> dict[int, Link]:
     """For each stage of this rank that another rank holds too, the link of the two.
 
+    In the order in which the stages are summed.
     Tried once by summing the ranks' numbers: a link that sums other ranks would corrupt silently.
     """
     copies = plan.program.placement.copies
@@ -150,4 +153,11 @@ def sum_links(linker: Linker, plan: Plan) -> dict[int, Link]:
                 expected=str(sum(holders)),
                 found=str(int(total)),
             )
-    return {stage: made[owners] for stage, owners in enumerate(copies) if owners in made}
+    return {stage: made[copies[stage]] for stage in _summed(plan, linker.rank)}
+
+
+def _summed(plan: Plan, rank: int) -> list[int]:
+    """The stages that a rank sums with another one, in the order of its stream."""
+    program = plan.program
+    rows = np.arange(program.start[rank], program.start[rank + 1])
+    return list(program.operation[rows[program.kind[rows] == Kind.SUM]].tolist())

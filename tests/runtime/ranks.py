@@ -58,6 +58,7 @@ class Ranks:
             process.start()
             theirs.close()
         assert self._ends[0].poll(LIMIT), "rank 0 did not come up"
+        self._groups = {tuple(range(count))}
         port = self._ends[0].recv()
         for end in self._ends[1:]:
             end.send(port)
@@ -88,8 +89,12 @@ class Ranks:
 
     def begin(self, work: Work, *arguments: Any, on: Sequence[int]) -> None:
         """Let ranks begin with `work`."""
+        if (members := tuple(on)) not in self._groups:
+            self._groups.add(members)
+            for end in self._ends:
+                end.send((None, members, ()))
         for member in on:
-            self._ends[member].send((work, tuple(on), arguments))
+            self._ends[member].send((work, members, arguments))
 
     def collect(self, members: Sequence[int], limit: float = LIMIT) -> list[Answer]:
         """Wait for the answers of ranks, or for their ends."""
@@ -142,27 +147,22 @@ def _serve(rank: int, count: int, end: Connection) -> None:
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=count, timeout=timedelta(minutes=2)
     )
-    groups: dict[tuple[int, ...], ProcessGroup] = {}
+    groups: dict[tuple[int, ...], ProcessGroup | None] = {tuple(range(count)): None}
     while True:
         try:
             work, members, arguments = end.recv()
         except EOFError:
             return
-        end.send(_outcome(work, rank, count, groups, members, arguments))
+        if work is None:
+            groups[members] = dist.new_group(list(members))
+        else:
+            end.send(_outcome(work, groups[members], arguments))
 
 
 def _outcome(
-    work: Work,
-    rank: int,
-    count: int,
-    groups: dict[tuple[int, ...], ProcessGroup],
-    members: tuple[int, ...],
-    arguments: Sequence[Any],
+    work: Work, group: ProcessGroup | None, arguments: Sequence[Any]
 ) -> tuple[Any, str, str, str]:
     try:
-        if members not in groups and members != tuple(range(count)):
-            groups[members] = dist.new_group(list(members), use_local_synchronization=True)
-        group = groups.get(members)
         return work(dist.get_rank(group), group, *arguments), "", "", ""
     except BaseException as error:
         return None, str(error), type(error).__name__, traceback.format_exc()
