@@ -170,9 +170,10 @@ def _on_ranks(script: Path, ranks: int) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    common |= {"LOCAL_WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
     running = []
     for rank in range(ranks):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         running.append(
             subprocess.Popen(
                 [sys.executable, str(script)],
