@@ -72,7 +72,8 @@ def main() -> None:
             say(rank, f"step {step:4d}  loss {loss:.3f}  {time.monotonic() - begin:6.1f} s")
 
     # 4. What was predicted, and what the last step measured.
-    say(rank, f"loss {loss:.3f} nats a byte, {entropy - loss:.3f} below the unigram entropy")
+    side = "below" if loss < entropy else "above"
+    say(rank, f"loss {loss:.3f} nats a byte, {abs(entropy - loss):.3f} {side} the unigram entropy")
     show_bubbles(plan, trace, rank, Path(args.out))
     pipe.close()
     dist.destroy_process_group()
