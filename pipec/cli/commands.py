@@ -58,7 +58,7 @@ def main() -> None:
     \b
     pipec list
     pipec show 1f1b P=4 M=8
-    pipec verify dualpipe P=8 M=20 --cost F=1,B=1,W=1,F&B=3
+    pipec verify dualpipe P=8 M=20 --cost 'F=1,B=1,W=1,F&B=3'
     pipec compare 1f1b zb1p dualpipe P=8 M=32
     pipec compile mine.pipe P=4 M=16 -o mine.plan
     pipec run mine.plan
@@ -113,7 +113,7 @@ def verify_command(schedule: str, sizes: tuple[str, ...], ranks: bool, **options
 
     \b
     pipec verify zbv P=4 M=12
-    pipec verify dualpipe P=8 M=20 --cost F=1,B=1,W=1,F&B=3 --format json
+    pipec verify dualpipe P=8 M=20 --cost 'F=1,B=1,W=1,F&B=3' --format json
     pipec verify broken.listing --channels rank --credits 1
     """
     compiled, certificate = _certified(schedule, sizes, options)

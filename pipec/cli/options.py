@@ -51,7 +51,7 @@ def emit(value: Any) -> None:
 def compiling(command: Command) -> Command:
     """The options of every command that compiles."""
     options = (
-        click.option("--cost", metavar="K=X,...", help="Times, e.g. F=1,B=1,W=1,F&B=3,send=0."),
+        click.option("--cost", metavar="K=X,...", help="Times, e.g. 'F=1,B=1,W=1,F&B=3,send=0'."),
         click.option(
             "--costs", "costs_file", metavar="FILE", help="Times from a TOML or JSON file."
         ),
