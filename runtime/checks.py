@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 from pipec.runtime.errors import PipelineError
-from pipec.runtime.split import Split
+from pipec.runtime.split import Split, SplitError
 from torch import nn
 from torch.distributed import ProcessGroup
 
-from pipec.findings import PipecError
 from pipec.program.graph import Channels
 from pipec.program.plan import Plan
 
@@ -49,7 +48,7 @@ def mistake_of(
     device: torch.device,
     channels: Channels,
     reduction: str,
-) -> PipecError | None:
+) -> PipelineError | None:
     """What keeps this rank from beginning, if anything does.
 
     Not raised here: the other ranks, where all may be well, have to hear of it first.
@@ -61,21 +60,27 @@ def mistake_of(
         _check_certified(plan, channels)
         if reduction not in ("mean", "sum"):
             raise PipelineError("unknown reduction", expected="mean or sum", found=repr(reduction))
-    except PipecError as mistake:
+    except PipelineError as mistake:
         return mistake
     return None
 
 
 def splits_of(
     stages: Mapping[int, nn.Module],
-) -> tuple[dict[int, Split], PipecError | None]:
+) -> tuple[dict[int, Split], PipelineError | None]:
     """What runs F, B and W of each stage, or what is wrong with one of them."""
     splits = {}
     for stage, module in stages.items():
         try:
             splits[stage] = Split(module)
-        except PipecError as mistake:
-            return splits, mistake
+        except SplitError as mistake:
+            (found,) = mistake.findings
+            return splits, PipelineError(
+                f"stage {stage}: {found.message}",
+                expected=found.expected,
+                found=found.found,
+                hint=found.hint,
+            )
     return splits, None
 
 

@@ -95,8 +95,11 @@ class Stream:
 
     def clear(self) -> None:
         """Let go of everything that a failed step left behind."""
-        for part in (*self._held.values(), *self._incoming.values(), *self._outgoing):
-            part.clear()
+        for held in self._held.values():
+            held.clear()
+        messages: list[Incoming | Outgoing] = [*self._incoming.values(), *self._outgoing]
+        for message in messages:
+            message.clear()
 
     # --- parts ------------------------------------------------------------------------------------
 

@@ -16,7 +16,6 @@ from pipec.runtime.strict import StrictWire
 from pipec.runtime.wires import LinkWire, Wire
 from torch.distributed import ProcessGroup, Store
 
-from pipec.findings import PipecError
 from pipec.program.effects import Kind
 from pipec.program.graph import Channels, Topology
 from pipec.program.plan import Plan
@@ -35,7 +34,7 @@ class Agreement:
 
 
 def agree(
-    group: ProcessGroup, plan: Plan, shapes: Mapping[int, Specs], mistake: PipecError | None
+    group: ProcessGroup, plan: Plan, shapes: Mapping[int, Specs], mistake: PipelineError | None
 ) -> Agreement:
     """Make sure that all ranks can begin, and with the same plan. Raises `PipelineError` on all.
 
@@ -124,7 +123,7 @@ def _native_wire(linker: Linker, topology: Topology, plan: Plan) -> tuple[LinkWi
         name = "all" if topology == "rank" else f"{topology}/{ends[0]}-{ends[1]}"
         if name not in made:
             made[name] = linker.link(name, sorted(ends))
-        links[source, destination] = link = made[name]
+        link = links[source, destination] = made[name]
         first = torch.zeros(1, device=linker.device)
         if linker.rank == source:
             link.backend.send([first], link.number(destination), 0).wait()
@@ -141,7 +140,7 @@ def sum_links(linker: Linker, plan: Plan) -> dict[int, Link]:
     """
     copies = plan.program.placement.copies
     twice = {holders for holders in copies if len(holders) == 2 and linker.rank in holders}
-    made = {
+    made: dict[tuple[int, ...], Link] = {
         holders: linker.link(f"sum/{holders[0]}-{holders[1]}", holders) for holders in sorted(twice)
     }
     for holders, link in made.items():

@@ -10,18 +10,46 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from pipec.runtime.errors import PipelineError
 from torch import Tensor
-from torch._C._distributed_c10d import Backend
 from torch.distributed import PrefixStore, Store, Work
 
 FOREVER = timedelta(days=30)
 """The timeout of operations: the pipeline's own watchdog is faster and knows more."""
 
 _RESERVED_TAG = 2**31 - 2
+
+
+class Backend(Protocol):
+    """What is used of torch's `Backend`, whose stubs leave most of it out."""
+
+    def rank(self) -> int:
+        """This rank's number."""
+
+    def size(self) -> int:
+        """How many members there are."""
+
+    def send(self, tensors: Sequence[Tensor], to: int, tag: int, /) -> Work:
+        """Begin to send."""
+
+    def recv(self, tensors: Sequence[Tensor], source: int, tag: int, /) -> Work:
+        """Begin to receive."""
+
+    def allreduce(self, tensors: Sequence[Tensor], options: Any, /) -> Work:
+        """Begin to sum."""
+
+    def broadcast(self, tensors: Sequence[Tensor], options: Any, /) -> Work:
+        """Begin to give everybody one rank's tensor."""
+
+    def abort(self) -> None:
+        """End everything that is under way."""
+
+    def shutdown(self) -> None:
+        """Release what the library holds."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +129,17 @@ class Linker:
 
 
 def _gloo(store: Store, rank: int, size: int, name: str) -> Backend:
-    return dist.ProcessGroupGloo(store, rank, size, FOREVER)
+    return cast(Backend, dist.ProcessGroupGloo(store, rank, size, FOREVER))
 
 
 def _nccl(store: Store, rank: int, size: int, name: str) -> Backend:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = FOREVER
-    options.group_name = name
+    options.group_name = cast(Any, name)
     options.global_ranks_in_group = list(range(size))  # else it takes itself for the default group
     backend = dist.ProcessGroupNCCL(store, rank, size, options)
     backend._set_sequence_number_for_group()
-    return backend
+    return cast(Backend, backend)
 
 
 _BACKENDS: dict[str, Callable[[Store, int, int, str], Backend]] = {"cpu": _gloo, "cuda": _nccl}

@@ -1,7 +1,7 @@
 """Where an accelerator is in its stream, while the host has issued all of it already."""
 
 import time
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 
 import torch
 from pipec.runtime.watch.progress import POSITION
@@ -40,7 +40,7 @@ class Marks:
 
         return marked
 
-    def follow(self, line: MutableSequence[int], failed: Callable[[], bool]) -> None:
+    def follow(self, line: "memoryview[int]", failed: Callable[[], bool]) -> None:
         """Wait until the device is through, storing its position in `line` like the host does.
 
         Raises `RuntimeError` when the pipeline has failed, since its messages do not come any more.
