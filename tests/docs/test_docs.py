@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,13 @@ optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
 }
 """What the reader of a page has already."""
 
+
+def _needs_ranks(page: Path) -> bool:
+    """Whether the Python of a page runs on ranks."""
+    code = (block.content for block in blocks(page) if block.language == "python")
+    return any("torch" in content or "runtime" in content for content in code)
+
+
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
@@ -44,7 +52,7 @@ def test_commands_and_code_run(
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "page"}
     rewritten: list[tuple[Block, str]] = []
-    needs_ranks = any(_needs_ranks(block) for block in blocks(page))
+    needs_ranks = _needs_ranks(page)
     for block in blocks(page):
         where = f"{page.name}:{block.begin}"
         if "not run" in block.marks:
@@ -68,13 +76,13 @@ def test_commands_and_code_run(
 
 
 @pytest.mark.slow
-@by_page
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if _needs_ranks(page)], ids=lambda page: page.stem
+)
 def test_code_runs_on_ranks(page: Path, tmp_path: Path) -> None:
     """The Python of a page that uses torch runs as one program in several processes."""
     code = [block for block in blocks(page) if block.language == "python"]
     code = [block for block in code if "not run" not in block.marks]
-    if not any(_needs_ranks(block) for block in code):
-        pytest.skip("no block needs ranks")
     script = tmp_path / f"{page.stem}.py"
     script.write_text(
         GIVEN.get(page.name, "") + "".join(block.content for block in code), encoding="utf-8"
@@ -96,10 +104,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 # --- running --------------------------------------------------------------------------------------
-
-
-def _needs_ranks(block: Block) -> bool:
-    return block.language == "python" and ("torch" in block.content or "runtime" in block.content)
 
 
 def _commands(block: Block, where: str) -> str:
@@ -169,26 +173,20 @@ def _on_ranks(script: Path, ranks: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    common |= {"LOCAL_WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
-    running = []
-    for rank in range(ranks):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        running.append(
-            subprocess.Popen(
-                [sys.executable, str(script)],
-                env={**os.environ, **common, **own},
-                cwd=script.parent,
-                stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                text=True,
-            )
-        )
+    size = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "forked.py"), str(script), str(ranks)],
+        env={**os.environ, **size, **place},
+        cwd=script.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        for rank, process in enumerate(running):
-            _, errors = process.communicate(timeout=180)
-            assert process.returncode == 0, f"rank {rank}:\n{errors[-4000:]}"
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors[-6000:]
     finally:
-        for process in running:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
