@@ -1,0 +1,1 @@
+"""Other systems' schedules, in and out: one file per system."""
