@@ -103,8 +103,12 @@ def _width(ranks: list[list[Block]], last: int) -> int:
 
 def _cut(text: str, width: float, size: float) -> str:
     """As much of a text as fits."""
-    most = int((width - 2 * _MARGIN) / breadth("x", size))
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    room = width - 2 * _MARGIN
+    if breadth(text, size) <= room:
+        return text
+    while text and breadth(f"{text}…", size) > room:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def _figures(report: Report) -> str:
