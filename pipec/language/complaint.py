@@ -160,7 +160,7 @@ _FOREIGN = {
 
 
 def _hint(line: str, at: int, found: str, expected: set[str]) -> str | None:
-    before, first = line[:at].rstrip(), line.split(maxsplit=1)[0]
+    before, first = line[:at].rstrip(), re.split(r"\W", line, maxsplit=1)[0]
     if found == "=" and "COMPARE" in expected:
         return "equality is written `==`"
     if found in _LINES and found not in _KINDS and before.endswith(":"):

@@ -115,7 +115,7 @@ def _spaced(tokens: list[str], depth: int) -> list[str]:
         else:
             unary = before == "-" and _is_unary(tokens, place - 1)
             space = _space(before, token, unary, bool(brackets), operations)
-        written.append(space + token)
+        written.append(space + (token.rstrip() if token.startswith("#") else token))
         if token in ("(", "["):
             brackets.append(token)
         if token == ":" and not brackets and tokens[0] in _INLINE | {"on": ""}:
@@ -144,6 +144,10 @@ def _space(before: str, token: str, unary: bool, inside: bool, operations: bool)
         return "  "
     if token in (")", "]", ",", ":") or before in ("(", "[") or unary:
         return ""
+    if token in _TIGHT or before in _TIGHT:
+        return ""
+    if inside and (token == "=" or before == "="):
+        return ""
     if token in ("(", "["):
         callee = before not in _WORDS and re.match(r"\w|\]", before) and before not in _HEADERS
         return "" if callee else " "
@@ -151,10 +155,6 @@ def _space(before: str, token: str, unary: bool, inside: bool, operations: bool)
         return "  " if operations else " "
     if operations and not inside and token in _KINDS and before != "&":
         return "  "
-    if token in _TIGHT or before in _TIGHT:
-        return ""
-    if inside and (token == "=" or before == "="):
-        return ""
     return " "
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pipec.findings import Finding
 from pipec.source import Source, Span
 
-LARGEST_TEXT = 1_000_000
+LARGEST_TEXT = 100_000
 DEEPEST = 40
 
 _TOKEN = re.compile(

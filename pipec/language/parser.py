@@ -64,8 +64,8 @@ class _Assembly:
             if not isinstance(node, (*_PLACES[place], s.Broken)):
                 nodes.append(self._misplaced(node, block, place))
                 continue
-            later = self._code(block).split(maxsplit=1)[0] in s.LATER
-            inner = [] if later else self._lines(block.inner)
+            later = re.match(r"\w*", self._code(block))
+            inner = [] if later and later[0] in s.LATER else self._lines(block.inner)
             body = _BODIES.get(type(node))
             if body and not inner and not getattr(node, "body", ()):
                 while rest and isinstance(rest[0][0], _PLACES[body]):
@@ -107,6 +107,7 @@ class _Assembly:
                 joined[-1] = s.If((*last.branches, node), last.span)
             elif not isinstance(last, s.Broken) and self._sure:
                 self._without_if(node, last)
+                joined.append(s.Broken((), node.body, node.span))
         return tuple(joined)
 
     def _without_if(self, node: s.Branch, last: Any) -> None:
@@ -162,7 +163,8 @@ class _Assembly:
         if self._sure:
             expected = _DESCRIPTIONS[place]
             self._reject(f"{what} cannot stand here", block.line.code, expected, what, hint)
-        return s.Broken(_bound(self._code(block)), (), block.line.code)
+        body = self._nodes(self._lines(block.inner), "anywhere")
+        return s.Broken(_bound(self._code(block)), body, block.line.code)
 
     def _reject(
         self,

@@ -194,7 +194,7 @@ def _early(order: Order, row: int, late: int, notes: tuple[str, ...]) -> Finding
     (rank, index), (_, later) = order.place(row), order.place(late)
     name, needed = _name(order, row), _name(order, late)
     span = _span(order, row)
-    if late < row:
+    if abs(late - row) == 1 and order.tie[max(late, row)]:
         message = f"rank {rank} overlaps {name} with {needed}, which it needs"
         number = order.instruction(row).microbatch
         expected, found = "two different microbatches", f"microbatch {number} in both"

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from conftest import Golden
+
 from pipec.findings import PipecError
 from pipec.language import read
 from pipec.library import only_schedule
