@@ -68,6 +68,7 @@ def test_rooms_import_from_rooms_above_them() -> None:
             continue
         for name in _imported(module):
             there = name.split(".")[1]
+            assert {here, there} <= set(order), f"a room is missing in the table: {here}, {there}"
             assert order.index(there) <= order.index(here), f"{module.name} imports {name}"
             checked += 1
     assert checked > 100

@@ -124,12 +124,12 @@ def _command(line: str, where: str) -> tuple[int, str]:
     words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
     assert "&" not in words, f"{where}: quote the `&`, or a shell takes it: {line}"
     if words[0] != "pipec" or {"|", ">", "<", ";"} & set(words):
-        environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+        environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "118"}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         shell = ["bash", "-o", "pipefail", "-c", line]
         done = subprocess.run(shell, env=environment, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
-    runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "100", "RANK": None})
+    runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "118", "RANK": None})
     result = runner.invoke(main, shlex.split(line, comments=True)[1:], prog_name="pipec")
     lines = [text.rstrip() for text in result.output.strip("\n").splitlines()]
     return result.exit_code, "\n".join(lines) + "\n"
