@@ -10,8 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from pipec.findings import Finding, PipecError
+from pipec.interop.torch_csv import is_torch_csv, read_torch_csv
+from pipec.interop.torch_live import PREFIX, torch_schedule
 from pipec.language import read
-from pipec.library import find, only_schedule
+from pipec.library import find, library_name, only_schedule
 from pipec.lower.lower import lower
 from pipec.order.arrange import arrange
 from pipec.order.expand import BUDGET
@@ -77,22 +79,45 @@ def compile(
 def build(
     target: str, parameters: Mapping[str, int | bool], settings: Settings | None = None
 ) -> Compiled:
-    """The program of a library name, a `.pipe` file, a plan or a listing. Raises `PipecError`."""
+    """The program of a library name, a `.pipe` file, a plan, a listing, a CSV or `torch:NAME`.
+
+    Raises `PipecError`.
+    """
     settings = settings or Settings()
     content = _peek(target)
-    if content is not None and is_plan(content):
+    if content is not None and _is_plan(content, target):
         return _with(_from_plan(parse_plan(content, target), parameters), settings)
-    if content is not None and is_listing(content):
+    if content is not None and _is_listing(content, target):
         _no_parameters(parameters, "a listing")
         program = parse_listing(Source(target, content))
         return _with(Compiled(Path(target).stem, {}, program, Costs(), Memory()), settings)
+    if target.startswith(PREFIX):
+        return _with(_imported(torch_schedule(target, parameters)), settings)
+    if content is not None and is_torch_csv(content):
+        _no_parameters(parameters, "a CSV")
+        return _with(_imported(Source(target, content)), settings)
     source = find(target)
     schedule = bind(only_schedule(read(source), source), parameters, source)
     order = arrange(schedule, settings.budget)
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
     program = lower(order, costs)
-    compiled = Compiled(schedule.name, schedule.parameters, program, costs, schedule.memory)
+    name = library_name(target) or schedule.name
+    compiled = Compiled(name, schedule.parameters, program, costs, schedule.memory)
     return _with(compiled, Settings(None, settings.memory_limit))
+
+
+def takes(target: str) -> tuple[str, ...]:
+    """The parameters of a library schedule or a `.pipe` file; plans and listings have none.
+
+    Raises `PipecError` where the text cannot be read.
+    """
+    content = _peek(target)
+    if content is not None and (_is_plan(content, target) or _is_listing(content, target)):
+        return ()
+    source = find(target)
+    return tuple(
+        parameter.name.name for parameter in only_schedule(read(source), source).parameters
+    )
 
 
 def certify(compiled: Compiled, settings: Settings) -> Certificate:
@@ -115,6 +140,22 @@ def plan_of(compiled: Compiled, certificate: Certificate) -> Plan:
 def _peek(target: str) -> str | None:
     path = Path(target)
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _imported(source: Source) -> Compiled:
+    """torch's schedule: lowered here if it is an order alone, taken as it stands if not."""
+    made = read_torch_csv(source)
+    program = made if isinstance(made, Program) else lower(made, Costs())
+    return Compiled(Path(source.name).stem, {}, program, Costs(), Memory())
+
+
+def _is_plan(content: str, target: str) -> bool:
+    """By its name, or because it looks like one."""
+    return Path(target).suffix == ".plan" or is_plan(content)
+
+
+def _is_listing(content: str, target: str) -> bool:
+    return Path(target).suffix == ".listing" or is_listing(content)
 
 
 def _from_plan(plan: Plan, parameters: Mapping[str, int | bool]) -> Compiled:

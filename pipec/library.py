@@ -21,18 +21,25 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".pipe") for name in found if name.endswith(".pipe")))
 
 
+def library_name(target: str) -> str | None:
+    """The library schedule that is meant by a name in any spelling, such as `1F1B` or `zb-h1`."""
+    plain = target.lower().replace("-", "").replace("_", "")
+    plain = ALIASES.get(plain, plain)
+    return plain if plain in names() else None
+
+
 def find(target: str) -> Source:
     """The text of a library schedule or of a file. Raises `PipecError` where there is neither."""
-    plain = target.lower().replace("-", "").replace("_", "")
-    name = ALIASES.get(plain, target)
-    for known in names():
-        if name == known or plain == known.replace("-", ""):
-            text = files("pipec.schedules").joinpath(f"{known}.pipe").read_text(encoding="utf-8")
-            return Source(f"{known}.pipe", text)
+    known = library_name(target)
+    if known:
+        text = files("pipec.schedules").joinpath(f"{known}.pipe").read_text(encoding="utf-8")
+        return Source(f"{known}.pipe", text)
     path = Path(target)
     if path.is_file():
         return Source(target, path.read_text(encoding="utf-8", errors="replace"))
-    hint = nearest(target, [*names(), *ALIASES]) or "`pipec list` shows the library"
+    if path.is_dir():
+        raise PipecError([Finding("usage", f"`{target}` is a folder", None, "a file", None)])
+    hint = nearest(target.lower(), [*names(), *ALIASES]) or "`pipec list` shows the library"
     expected = f"a file, or one of {listed(names())}"
     raise PipecError(
         [Finding("usage", f"there is no schedule `{target}`", None, expected, None, hint)]

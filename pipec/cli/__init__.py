@@ -1,5 +1,5 @@
 """The command line: `pipec --help`."""
 
-from pipec.cli.commands import main
+from pipec.cli.main import main
 
 __all__ = ["main"]

@@ -1,57 +1,40 @@
-"""What commands share: K=V arguments, common options, and how failures end."""
+"""What commands are told: K=V arguments and the common options."""
 
-import functools
 import json
-import os
-import sys
-import threading
 import tomllib
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from pipec.compiler import Settings
-from pipec.findings import PipecError
 from pipec.order.expand import BUDGET
 from pipec.program.costs import Costs
 from pipec.program.graph import TOPOLOGIES, Channels
-from pipec.verify.json import finding_json
-from pipec.view.findings import error_text
-
-FINDINGS, USAGE, BUG = 1, 2, 70
-"""Exit statuses: the schedule is wrong, the command is wrong, pipec is wrong."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+LARGEST = 10**18
+"""No size, and no memory limit, is larger."""
 
-def console() -> Console:
-    """Where results go. Width and colour as the terminal and `NO_COLOR` say; none of both in a
-    pipe.
-    """
-    return Console(highlight=False, soft_wrap=True)
-
-
-def say(text: str | Text) -> None:
-    """A message that is not a result: to stderr, so that pipes stay clean."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
-
-
-def emit(value: Any) -> None:
-    """A result as JSON, one document on stdout."""
-    click.echo(json.dumps(value, indent=2))
+schedule_argument = click.argument("schedule", metavar="SCHEDULE|PLAN")
+sizes_argument = click.argument("sizes", nargs=-1, metavar="[K=V]...")
+format_option = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
 
 
 def compiling(command: Command) -> Command:
     """The options of every command that compiles."""
     options = (
-        click.option("--cost", metavar="K=X,...", help="Times, e.g. 'F=1,B=1,W=1,F&B=3,send=0'."),
+        click.option(
+            "--cost",
+            multiple=True,
+            metavar="K=X,...",
+            help="Times, e.g. 'F=1,B=1,W=1,F&B=3,send=0'.",
+        ),
         click.option(
             "--costs", "costs_file", metavar="FILE", help="Times from a TOML or JSON file."
         ),
@@ -64,7 +47,7 @@ def compiling(command: Command) -> Command:
         ),
         click.option(
             "--credits",
-            type=click.IntRange(0),
+            type=click.IntRange(0, 2**31 - 1),
             default=0,
             show_default=True,
             help="Messages that a sender may complete before they are received.",
@@ -83,130 +66,76 @@ def compiling(command: Command) -> Command:
     return command
 
 
-def common(command: Command) -> Command:
-    """The options of every command that compiles and prints a result."""
-    form = click.Choice(["text", "json"])
-    command = click.option("--format", "form", type=form, default="text", show_default=True)(
-        command
-    )
-    return compiling(command)
-
-
-def settings(**options: Any) -> Settings:
+def settings(options: dict[str, Any]) -> Settings:
     """The common options as settings. Raises `click.UsageError`."""
     costs = None
     if options["costs_file"]:
         costs = Costs.of(_costs_file(Path(options["costs_file"])))
-    if options["cost"]:
-        stated = Costs.of(dict(_assignments(options["cost"].split(","), "--cost")))
+    words = [word for cost in options["cost"] for word in cost.split(",")]
+    if words:
+        stated = Costs.of(_assigned(words, "--cost"))
         costs = costs.override(stated) if costs else stated
-    limit = options["memory_limit"]
-    try:
-        limit = None if limit is None else Fraction(limit)
-    except (ValueError, ZeroDivisionError):
-        raise click.UsageError(f"--memory-limit takes a number, not {limit!r}") from None
     channels = Channels(options["channels"], options["credits"])
-    return Settings(costs, limit, channels, options["budget"])
+    return Settings(costs, _limit(options["memory_limit"]), channels, options["budget"])
+
+
+def parameters(words: Iterable[str]) -> dict[str, int | bool]:
+    """`P=4 M=8` as parameters. Raises `click.UsageError`."""
+    return {key: _size(key, value) for key, value in _assigned(words, "a size").items()}
+
+
+def _size(key: str, value: str) -> int | bool:
+    if value in ("true", "false"):
+        return value == "true"
+    try:
+        size = int(value)
+        if abs(size) > LARGEST:
+            raise click.UsageError(f"{key} is too large: at most {LARGEST}, not {value}")
+    except ValueError:
+        raise click.UsageError(f"{key} takes an integer, true or false, not {value!r}") from None
+    return size
+
+
+def _assigned(words: Iterable[str], where: str) -> dict[str, str]:
+    assigned: dict[str, str] = {}
+    for key, value in _assignments(words, where):
+        if key in assigned:
+            raise click.UsageError(f"{key} is given twice")
+        assigned[key] = value
+    return assigned
+
+
+def _assignments(words: Iterable[str], where: str) -> Iterator[tuple[str, str]]:
+    for word in words:
+        key, equals, value = (part.strip() for part in word.partition("="))
+        if not equals or not key or not value:
+            raise click.UsageError(f"{where} is given as K=V, not as {word!r}")
+        yield key, value
+
+
+def _limit(text: str | None) -> Fraction | None:
+    if text is None:
+        return None
+    try:
+        if len(text) > 60:
+            raise ValueError
+        limit = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        limit = Fraction(-1)
+    if not 0 <= limit <= LARGEST or limit.denominator > LARGEST:
+        raise click.UsageError(f"--memory-limit takes a number of 0 or more, not {text!r}")
+    return limit
 
 
 def _costs_file(path: Path) -> dict[str, Any]:
     try:
         content = path.read_text(encoding="utf-8")
-        table = json.loads(content) if path.suffix == ".json" else tomllib.loads(content)
+        is_json = path.suffix == ".json" or content.lstrip().startswith("{")
+        table = json.loads(content) if is_json else tomllib.loads(content)
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"{path} is not a costs file: {error}") from None
     if not isinstance(table, dict):
         raise click.UsageError(f"{path} is not a costs file: expected keys such as F = 1.0")
     return table
-
-
-def _assignments(words: Any, where: str) -> Iterator[tuple[str, str]]:
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key.strip() or not value.strip():
-            raise click.UsageError(f"{where} takes K=V, not {word!r}")
-        yield key.strip(), value.strip()
-
-
-def parameters(words: tuple[str, ...]) -> dict[str, int | bool]:
-    """`P=4 M=8` as parameters. Raises `click.UsageError`."""
-    values: dict[str, int | bool] = {}
-    for key, value in _assignments(words, "a parameter"):
-        if key in values:
-            raise click.UsageError(f"{key} is given twice")
-        if value in ("true", "false"):
-            values[key] = value == "true"
-            continue
-        try:
-            if len(value) > 18:
-                raise ValueError
-            values[key] = int(value)
-        except ValueError:
-            raise click.UsageError(
-                f"{key} takes an integer, true or false, not {value!r}"
-            ) from None
-    return values
-
-
-def guarded(command: Command) -> Command:
-    """End a command the way people expect: findings, usage or a bug, and never a traceback."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except PipecError as error:
-            usage = any(finding.code == "usage" for finding in error.findings)
-            if kwargs.get("form") == "json":
-                findings = [finding_json(found, error.source) for found in error.findings]
-                emit(
-                    {
-                        "ok": False,
-                        "findings": findings,
-                        "channels": {},
-                        "makespan": None,
-                        "ranks": [],
-                    }
-                )
-            else:
-                say(error_text(error))
-            sys.exit(USAGE if usage else FINDINGS)
-        except OSError as error:
-            say(f"pipec: {error.strerror or error}: {error.filename or ''}".rstrip(": "))
-            sys.exit(USAGE)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except Exception as error:
-            _bug(error)
-
-    return run  # type: ignore[return-value]
-
-
-def _bug(error: Exception) -> NoReturn:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(frame.filename).name}:{frame.lineno}"
-    say(f"This is a bug of pipec, not yours: {type(error).__name__}: {error} ({place}).")
-    say("Please report it with the command line and the file. PIPEC_TRACEBACK=1 shows where it is.")
-    if os.environ.get("PIPEC_TRACEBACK"):
-        traceback.print_exception(error)
-    sys.exit(BUG)
-
-
-@contextmanager
-def patience(what: str) -> Iterator[None]:
-    """On a terminal, say what is going on if it takes more than a second."""
-    screen = Console(stderr=True)
-    if not screen.is_terminal:
-        yield
-        return
-    status = screen.status(what)
-    timer = threading.Timer(1.0, status.start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        status.stop()

@@ -25,7 +25,14 @@ PAIR = "F&B"
 SERIAL = "serial"
 KEYS = (*dict.fromkeys(effect.cost for effect in EFFECTS.values()), PAIR)
 FINEST = 10**6
-"""Numbers finer than a millionth of the unit are rounded."""
+"""Where no common tick is as coarse, times are rounded to this share of the largest one."""
+
+LARGEST, _LEAST = 10**12, Fraction(1, 10**18)
+"""The largest time, and the smallest difference of two times."""
+
+_NUMBER = re.compile(
+    r"(\d{1,13}(\.\d{1,30})?|\.\d{1,30})([eE][+-]?\d{1,2})?|\d{1,13}/0*[1-9]\d{0,12}"
+)
 
 
 @dataclass(frozen=True)
@@ -92,13 +99,14 @@ def _times(key: str, value: Any) -> PerStage:
 
 def _time(key: str, value: Any) -> Fraction:
     text = str(value)
-    if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?(/[1-9]\d{0,11})?", text):
+    if not _NUMBER.fullmatch(text) or Fraction(text) > LARGEST:
         expected = "a number of 0 or more, such as 1 or 0.25"
         expected += f", or `{SERIAL}`" if key == PAIR else ""
         raise PipecError(
             [Finding("usage", f"the cost of `{key}` is not a number", None, expected, text)]
         )
-    return Fraction(text)
+    exact = Fraction(text)
+    return exact if exact.denominator <= 1 / _LEAST else Fraction(round(exact / _LEAST)) * _LEAST
 
 
 _DEFAULT = {key: Fraction(int(key in ("F", "B", "W"))) for key in KEYS}
@@ -153,10 +161,17 @@ def _pair_up(table: Table, costs: Costs, stage: Array, scale: int, ticks: Array)
 
 
 def _scale(costs: Costs) -> int:
-    """The smallest number of ticks in a unit with which every stated time is whole."""
-    denominators = [
-        time.denominator
-        for stated in costs.times.values()
-        for time in (stated if isinstance(stated, tuple) else (stated,))
+    """The smallest number of ticks in a unit with which every stated time is whole.
+
+    Times that have no common tick, or too fine a one (measured ones), are rounded to six digits of
+    the largest.
+    """
+    stated = [
+        time
+        for times in costs.times.values()
+        for time in (times if isinstance(times, tuple) else (times,))
     ]
-    return min(lcm(1, *denominators), FINEST)
+    exact = lcm(1, *(time.denominator for time in stated))
+    implied = [time for key, time in _DEFAULT.items() if key not in costs.times]
+    largest = max(time for time in [*stated, *implied, _LEAST] if time)
+    return min(exact, max(1, round(FINEST / min(largest, Fraction(1)))))

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipec.files import replace_text
 from pipec.findings import Finding, PipecError
 from pipec.program.costs import Costs
 from pipec.program.encode import (
@@ -83,13 +84,7 @@ class Plan:
             "digests": self.digests,
             **self._sections,
         }
-        target = Path(path)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            draft.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        replace_text(Path(path), json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:

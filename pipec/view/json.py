@@ -7,6 +7,7 @@ from pipec.program.placement import Placement
 from pipec.program.program import Table
 from pipec.simulate.timeline import Timeline
 from pipec.view.blocks import blocks
+from pipec.view.tables import Compared
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -16,6 +17,21 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "parameters": list(entry.parameters),
         "summary": entry.summary,
         "constraints": list(entry.constraints),
+    }
+
+
+def compared_json(row: Compared) -> dict[str, Any]:
+    """One row of `pipec compare`."""
+    return {
+        "schedule": row.name,
+        "ok": True,
+        "makespan": row.report.makespan,
+        "bubble_rate": row.report.bubble_rate,
+        "span_bubble_rate": row.report.span_bubble_rate,
+        "peak_memory": row.report.peak_memory,
+        "stages_held": row.held,
+        "messages": row.messages,
+        "costs": row.costs,
     }
 
 

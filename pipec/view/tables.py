@@ -63,6 +63,14 @@ class Compared:
     held: int
     """The most stages that a rank holds, i.e. parameters in stages."""
     messages: int
+    costs: str
+
+
+def costs_text(rows: Sequence[Compared]) -> str:
+    """What the figures of a comparison were computed with: one line, or one per schedule."""
+    if len({row.costs for row in rows}) == 1:
+        return f"costs {rows[0].costs}"
+    return "\n".join(f"costs of {row.name}: {row.costs}" for row in rows)
 
 
 def comparison_table(rows: Sequence[Compared]) -> Table:

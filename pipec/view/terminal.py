@@ -4,6 +4,8 @@ from itertools import pairwise
 
 from rich.text import Text
 
+from pipec.program.effects import Kind
+from pipec.program.program import Table
 from pipec.simulate.timeline import Timeline
 from pipec.view.blocks import Block, blocks
 from pipec.view.colours import COLOURS, WORDS, colour
@@ -17,7 +19,7 @@ def timeline_text(time: Timeline, width: int) -> Text:
     """
     ranks = blocks(time)
     label = len(f"rank {len(ranks) - 1} ")
-    last = max((block.end for rank in ranks for block in rank), default=1)
+    last = max((block.end for rank in ranks for block in rank), default=0) or 1
     space = max(width - label, _SMALLEST)
     columns = min(space, max(_SMALLEST, 4 * _steps(ranks, last)))
     text = Text()
@@ -25,6 +27,17 @@ def timeline_text(time: Timeline, width: int) -> Text:
         text.append(f"rank {number}".ljust(label), "bold")
         text.append(_line(rank, last, columns)).append("\n")
     return text.append(" " * label).append(_axis(time, last, columns), "dim")
+
+
+def order_text(table: Table) -> str:
+    """One line a rank: `F0.1` is F of stage 0, microbatch 1; `&` joins the halves of an OVERLAP."""
+    split = table.placement.split(table.operation)
+    lines: list[list[str]] = [[] for _ in range(table.ranks)]
+    for row in table.compute.tolist():
+        line = lines[table.rank[row]]
+        word = f"{Kind(table.kind[row]).name}{split.stage[row]}.{split.microbatch[row]}"
+        line.append(f"{line.pop()}&{word}" if table.tie[row] and line else word)
+    return "\n".join(f"rank {rank}: {' '.join(words)}" for rank, words in enumerate(lines))
 
 
 def legend_text() -> Text:

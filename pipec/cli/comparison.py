@@ -1,0 +1,132 @@
+"""`pipec list` and `pipec compare`: which schedules there are, and which is best at a size."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.text import Text
+
+from pipec.cli.ending import FINDINGS, status_of
+from pipec.cli.options import compiling, format_option, parameters, settings
+from pipec.cli.output import console, emit, patience, say
+from pipec.compiler import Compiled, Settings, build, certify, takes
+from pipec.findings import Finding, PipecError
+from pipec.library import entries
+from pipec.program.effects import Kind
+from pipec.source import Source
+from pipec.verify.json import finding_json
+from pipec.view.findings import error_text, findings_text
+from pipec.view.json import compared_json, entry_json
+from pipec.view.tables import Compared, comparison_table, costs_text, library_table
+
+
+@click.command("list")
+@format_option
+def list_command(form: str) -> None:
+    """Show the library: one line a schedule, with its constraints.
+
+    \b
+    pipec list
+    pipec list --format json
+    """
+    if form == "json":
+        emit([entry_json(entry) for entry in entries()])
+    else:
+        console().print(library_table(entries()))
+
+
+@click.command("compare")
+@click.argument("words", nargs=-1, required=True, metavar="SCHEDULE... [K=V]...")
+@compiling
+@format_option
+def compare_command(words: tuple[str, ...], form: str, **options: Any) -> None:
+    """Compare schedules at one size: makespan, bubbles, peak memory, stages held, messages.
+
+    \b
+    pipec compare gpipe 1f1b zb1p zbv dualpipe P=8 M=32
+    pipec compare 1f1b interleaved mine.plan P=8 M=32 v=4
+
+    A size goes to every schedule that has such a parameter; plans and listings have their sizes.
+    """
+    chosen = settings(options)
+    names = [word for word in words if "=" not in word]
+    sizes = parameters(word for word in words if "=" in word)
+    if not names:
+        raise click.UsageError("name at least one schedule to compare")
+    given = _share(names, sizes)
+    with patience("compiling and verifying"):
+        results = [_result(name, given[name], chosen) for name in names]
+    rows = [result for result in results if isinstance(result, Compared)]
+    left_out = [result for result in results if isinstance(result, _LeftOut)]
+    if form == "json":
+        emit([_json(result) for result in results])
+    elif rows:
+        console().print(comparison_table(rows))
+        console().print(costs_text(rows))
+    for result in left_out if form == "text" else ():
+        say(Text(result.name, "bold").append(" is left out:\n", "not bold").append(result.text))
+    sys.exit(max((result.status for result in left_out), default=0))
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """A schedule that cannot be compared, and why."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    source: Source | None
+    text: Text
+    status: int
+
+
+def _share(
+    names: list[str], sizes: Mapping[str, int | bool]
+) -> dict[str, Mapping[str, int | bool]]:
+    """Per schedule those sizes that it has a parameter for. Raises `click.UsageError`."""
+    given: dict[str, Mapping[str, int | bool]] = {}
+    wanted: set[str] = set()
+    for name in names:
+        try:
+            known = takes(name)
+        except PipecError:
+            given[name], wanted = sizes, wanted | sizes.keys()  # compiling it tells what is wrong
+            continue
+        given[name] = {key: value for key, value in sizes.items() if key in known}
+        wanted |= given[name].keys()
+    if unknown := [key for key in sizes if key not in wanted]:
+        raise click.UsageError(f"none of these schedules has a parameter {unknown[0]!r}")
+    return given
+
+
+def _result(name: str, sizes: Mapping[str, int | bool], chosen: Settings) -> Compared | _LeftOut:
+    try:
+        compiled = build(name, sizes, chosen)
+        certificate = certify(compiled, chosen)
+    except PipecError as error:
+        text = error_text(error)
+        return _LeftOut(name, tuple(error.findings), error.source, text, status_of(error))
+    if certificate.report is None or not certificate.ok:
+        text = findings_text(certificate.findings, compiled.source, compiled.program)
+        return _LeftOut(name, certificate.findings, compiled.source, text, FINDINGS)
+    return Compared(
+        name, certificate.report, _held(compiled), _messages(compiled), certificate.costs
+    )
+
+
+def _held(compiled: Compiled) -> int:
+    """The most stages that a rank holds."""
+    placement = compiled.program.placement
+    return max(len(placement.held(rank)) for rank in range(placement.ranks))
+
+
+def _messages(compiled: Compiled) -> int:
+    return int((compiled.program.kind == Kind.SEND).sum())
+
+
+def _json(result: Compared | _LeftOut) -> dict[str, Any]:
+    if isinstance(result, Compared):
+        return compared_json(result)
+    findings = [finding_json(finding, result.source) for finding in result.findings]
+    return {"schedule": result.name, "ok": False, "findings": findings}
