@@ -23,7 +23,7 @@ def match_weights(rows: Array, start: Array, origins: Origins) -> None:
     taking = np.flatnonzero(rows[KIND] == Kind.W)
     if not len(taking):
         return
-    picky = np.any(rows[[FLOW, STAGE, MICROBATCH]][:, taking] >= 0, axis=0)
+    picky = np.any(rows[FLOW : MICROBATCH + 1, taking] >= 0, axis=0)
     rank_of_given = np.searchsorted(start, given, side="right") - 1
     rank_of_taking = np.searchsorted(start, taking, side="right") - 1
     first_given = np.searchsorted(rank_of_given, np.arange(len(start)))
@@ -37,10 +37,12 @@ def match_weights(rows: Array, start: Array, origins: Origins) -> None:
     _refuse(taking[plain & ~pending], rows, start, origins)
     for column in (FLOW, STAGE, MICROBATCH):
         rows[column, taking[plain]] = rows[column, given[source[plain]]]
+    first_taking = np.searchsorted(rank_of_taking, np.arange(len(start)))
     for rank in np.unique(rank_of_taking[~plain]).tolist():
-        mine = rank_of_taking == rank
-        oldest = given[first_given[rank] : first_given[rank + 1]][int((mine & plain).sum()) :]
-        _walk(rows, oldest, taking[mine & ~plain], start, origins)
+        matched = int(first_picky[rank])
+        oldest = given[first_given[rank] + matched : first_given[rank + 1]]
+        rest = taking[first_taking[rank] + matched : first_taking[rank + 1]]
+        _walk(rows, oldest, rest, start, origins)
 
 
 def _first_picky(picky: Array, rank: Array, ranks: int) -> Array:
@@ -54,19 +56,19 @@ def _first_picky(picky: Array, rank: Array, ranks: int) -> Array:
 def _walk(rows: Array, given: Array, taking: Array, start: Array, origins: Origins) -> None:
     """Go through the B and W of one rank in order, from the first W that chooses."""
     queues: dict[tuple[int, int], Queue] = {}
-    events = sorted(
-        [*((row, True) for row in given.tolist()), *((row, False) for row in taking.tolist())]
-    )
-    for row, is_given in events:
-        flow, stage, microbatch = rows[[FLOW, STAGE, MICROBATCH], row].tolist()
-        if is_given:
+    events = np.sort(np.concatenate([given, taking]))
+    columns = rows[KIND : MICROBATCH + 1, events].tolist()
+    matched = []
+    for row, kind, flow, stage, microbatch in zip(events.tolist(), *columns, strict=True):
+        if kind == Kind.B:
             queues.setdefault((flow, stage), OrderedDict()).setdefault(microbatch, []).append(row)
             continue
         found = _oldest(queues, flow, stage, microbatch)
         if found is None:
             _refuse([row], rows, start, origins)
-            continue
-        rows[[FLOW, STAGE, MICROBATCH], row] = found
+        else:
+            matched.append(found)
+    rows[FLOW : MICROBATCH + 1, taking] = np.array(matched).T
 
 
 def _oldest(

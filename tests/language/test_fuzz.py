@@ -131,9 +131,9 @@ HEAD = "schedule s(P, M):\n    let x = "
     [
         "(" * LARGEST_TEXT,
         HEAD + "(" * 30 + "3" + ")" * 30,
-        HEAD + "not " * 20_000 + "true",
-        HEAD + "1 + " * 20_000 + "1",
-        HEAD + "1 if true else " * 6_000 + "1",
+        HEAD + "not " * 5_000 + "true",
+        HEAD + "1 + " * 5_000 + "1",
+        HEAD + "1 if true else " * 2_000 + "1",
         "".join(f"{' ' * depth}repeat 2:\n" for depth in range(400)),
         '"\\' * (LARGEST_TEXT // 2),
         '"""' + '\\"' * (LARGEST_TEXT // 3),
@@ -142,8 +142,8 @@ HEAD = "schedule s(P, M):\n    let x = "
         "#" * LARGEST_TEXT,
         "\0" * LARGEST_TEXT,
         "x" * (LARGEST_TEXT + 1),
-        "F " * (LARGEST_TEXT // 2),
-        "let x = 1\n" * (LARGEST_TEXT // 10),
+        "F " * 5_000,
+        "let x = 1\n" * 2_000,
     ],
     ids=range(15),
 )
