@@ -19,6 +19,7 @@ from pipec.runtime.listener import Listener
 from pipec.runtime.specs import TensorSpec, declared
 from pipec.runtime.threads import calm_gloo_threads
 from pipec.runtime.watch.progress import POSITION, Board
+from pipec.runtime.watch.story import standing
 from pipec.runtime.watch.watchdog import Failure, Watchdog, failure_at
 from pipec.runtime.wires import Wire
 from torch import Tensor, nn
@@ -261,10 +262,7 @@ class Pipeline:
         where = place(program, row)
         if isinstance(error, RuntimeError) and (waiting or not COMPUTE[program.kind[row]]):
             self._watchdog.broken(error)
-            verb = "waited" if waiting else "stood"
-            return self._watchdog.error(
-                f"rank {rank} {verb} at index {index}, `{where.instruction}`"
-            )
+            return self._watchdog.error(standing(program, rank, position).sentence)
         known = error.findings[0] if isinstance(error, PipecError) else None
         cause = known.message if known else f"{type(error).__name__}: {error}"
         message = f"rank {rank} failed at index {index}, `{where.instruction}`: {cause}"

@@ -21,11 +21,11 @@ class Standing:
     waits_for: int | None = None
 
 
-def standing(program: Program, rank: int, seen: Seen) -> Standing:
+def standing(program: Program, rank: int, position: int) -> Standing:
     """Where a rank stands. A position is twice an instruction's index, one more in its wait."""
-    if seen.position == IDLE:
+    if position == IDLE:
         return Standing(f"rank {rank} is in no step (it is in your own code)")
-    index, waiting = divmod(seen.position, 2)
+    index, waiting = divmod(position, 2)
     row = int(program.start[rank]) + index
     here, kind = place(program, row), Kind(int(program.kind[row]))
     at = f"rank {rank} at index {index} `{here.instruction}`"
@@ -64,7 +64,7 @@ def chain(program: Program, start: int, read: Callable[[int], Seen]) -> Chain:
     """Follow the waits from a rank to one that waits for nobody, or one seen before (a cycle)."""
     sentences, visited, rank = [], set(), start
     while True:
-        found = standing(program, rank, read(rank))
+        found = standing(program, rank, read(rank).position)
         sentences.append(found.sentence)
         visited.add(rank)
         if found.waits_for is None or found.waits_for in visited:

@@ -87,11 +87,11 @@ class Watchdog:
         self._rank, self._remote, self._links = rank, remote, links
         self._timeout = timeout
         self._program: Program | None = None
+        self._gone_store = ""
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._left = threading.Event()
         self._left.set()
-        self._beats: dict[int, tuple[int, float]] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True, name="pipec watchdog")
         self._thread.start()
 
@@ -157,13 +157,8 @@ class Watchdog:
             line = self.board.line
             line[BEAT] += 1
             now = time.monotonic()
-            try:
-                self._look(now - published > 0.5)
-                published = now if now - published > 0.5 else published
-            except RuntimeError as error:
-                if now - since > _STALE and self._waits():  # else it may have ended its work well
-                    gone = Failure(0, f"the store of rank 0 is gone ({_short(error)})")
-                    self._fail(self.board.reason() or json.dumps(asdict(gone)))
+            self._look(now - published > 0.5)
+            published = now if now - published > 0.5 else published
             if self.failure is not None:
                 self._end()
                 return
@@ -172,8 +167,8 @@ class Watchdog:
                 last, since = places, now
             elif now - since > self._timeout:
                 self.report(self._hang())
-            elif now - since > _PATIENCE and (dead := self._dead_end()) is not None:
-                self.report(self._death(dead))
+            elif now - since > _PATIENCE and (death := self._dead_end()):
+                self.report(death)
 
     def _places(self) -> list[tuple[int, int]]:
         """Where all ranks are: while any of them moves, nobody hangs."""
@@ -182,30 +177,36 @@ class Watchdog:
         ]
         return [(one.step, one.position) for one in seen]
 
-    def _waits(self) -> bool:
-        """Whether this rank waits for another one."""
-        program, position = self._program, self.board.read(self._rank).position
-        if program is None or position == IDLE:
-            return False
-        return standing(program, self._rank, self.board.read(self._rank)).waits_for is not None
+    def _dead_end(self) -> Failure | None:
+        """The death of the rank that this one waits for in the end, if its process is gone.
 
-    def _dead_end(self) -> int | None:
-        """The rank that this one waits for in the end, if its process is gone.
-
-        Not every way of dying breaks a connection that somebody waits on.
+        Not every way of dying breaks a connection that somebody waits on. With rank 0 goes the
+        store, from which alone that is no failure: it may have ended its work well.
         """
         assert self._program is not None
         culprit = chain(self._program, self._rank, self.board.read).culprit
-        return culprit if culprit in self._gone() else None
+        if culprit in self._gone():
+            return self._death(culprit)
+        if culprit == 0 and self._rank != 0 and self._gone_store:
+            return Failure(0, f"rank 0 is gone with its store ({self._gone_store})")
+        return None
 
     def _look(self, exchange: bool) -> None:
-        """Look for news: on this host's board, then in the store."""
+        """Look for news: on this host's board, then in the store.
+
+        The store ends with its host, which may have ended its work well: alone that is no failure.
+        """
         if reason := self.board.reason():
             self._fail(reason)
-        elif self._store.check([f"{self._key}/failed"]):
-            self._fail(self._store.get(f"{self._key}/failed").decode())
-        elif self._remote and exchange:
-            self._exchange()
+        if self.failure is not None or self._gone_store:
+            return
+        try:
+            if self._store.check([f"{self._key}/failed"]):
+                self._fail(self._store.get(f"{self._key}/failed").decode())
+            elif self._remote and exchange:
+                self._exchange()
+        except RuntimeError as error:
+            self._gone_store = _short(error) or "no answer"
 
     def _exchange(self) -> None:
         """Publish this rank's line and read those of other hosts."""
@@ -258,9 +259,17 @@ class Watchdog:
 
     def _is_stale(self, rank: int) -> bool:
         """Whether a rank's watchdog has stopped; judged by watching, not by its clock."""
-        before = self.board.read(rank).beat
-        time.sleep(_PERIOD * 5)
-        return rank != self._rank and self.board.read(rank).beat == before
+        if rank == self._rank:
+            return False
+        before, until = self.board.read(rank).beat, time.monotonic() + _STALE
+        while time.monotonic() < until:
+            time.sleep(_PERIOD)
+            if rank in self._remote:
+                with contextlib.suppress(RuntimeError):
+                    self._exchange()
+            if self.board.read(rank).beat != before:
+                return False
+        return True
 
     def _gone(self) -> list[int]:
         """The ranks of this host whose process is gone."""
@@ -273,12 +282,12 @@ class Watchdog:
 
     def _death(self, rank: int) -> Failure:
         assert self._program is not None
-        seen = standing(self._program, rank, self.board.read(rank))
+        seen = standing(self._program, rank, self.board.read(rank).position)
         return failure_at(rank, f"rank {rank} died; last seen: {seen.sentence}", seen.place)
 
     def _lost(self, error: BaseException) -> Failure:
         assert self._program is not None
-        seen = standing(self._program, self._rank, self.board.read(self._rank))
+        seen = standing(self._program, self._rank, self.board.read(self._rank).position)
         peer = "" if seen.waits_for is None else f" to rank {seen.waits_for}"
         message = f"the connection{peer} broke: {_short(error)}; {seen.sentence}"
         return failure_at(self._rank, message, seen.place)

@@ -28,6 +28,7 @@ Work = Callable[..., Any]
 LIMIT = 60.0
 """Seconds that a case may take; far more than any needs."""
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when the server imports torch
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "pipec", "pipec.runtime"])
 
@@ -137,7 +138,7 @@ class Ranks:
 def _serve(rank: int, count: int, end: Connection) -> None:
     """A rank: take cases until the test's end of the connection is closed."""
     faulthandler.register(signal.SIGUSR1)
-    os.environ.update(GLOO_SOCKET_IFNAME="lo", TORCH_CPP_LOG_LEVEL="ERROR")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     if rank == 0:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -81,7 +81,7 @@ class Replicated(nn.parallel.DistributedDataParallel):
         ("missing", "the stages of rank 1 are not those of the plan", "stage 3 is missing"),
         ("extra", "the stages of rank 1 are not those of the plan", "stage 0 belongs elsewhere"),
         ("no module", "stage 1 is not a module", "builtin_function_or_method"),
-        ("size", "plan `onef1b` is for 3 ranks", "2"),
+        ("size", "plan `1f1b` is for 3 ranks", "2"),
         ("reduction", "unknown reduction", "'max'"),
         (
             "replicated",
