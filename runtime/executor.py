@@ -179,7 +179,7 @@ class Stream:
                     self._add(row, self._compute(row))
 
         if endings:
-            self._add(endings[0][0], self._context.wire.drain)
+            self._add(endings[0][0], self._context.wire.drain, WAIT)
         for row, wait in endings:
             self._add(row, wait, WAIT)
 

@@ -1,5 +1,6 @@
 """A listener that measures when every instruction runs, and what all ranks measured together."""
 
+import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,11 @@ class Trace:
         event.record()
         return event
 
+    @property
+    def zero(self) -> int:
+        """When it was started, by the clock of this host."""
+        return self._zero
+
     def times(self, instructions: int) -> tuple[Times, Times]:
         """Begin and end of each instruction of this rank's stream; 0 where none was measured."""
         begin, end = np.zeros(instructions, np.int64), np.zeros(instructions, np.int64)
@@ -75,14 +81,20 @@ class Trace:
 
 
 def measured_timeline(trace: Trace, plan: Plan, group: ProcessGroup | None = None) -> Timeline:
-    """What all ranks measured in the last step, in milliseconds; called by all of them."""
+    """What all ranks measured in the last step, in milliseconds; called by all of them.
+
+    Ranks of one host are brought together by its clock, hosts by when their first rank started.
+    """
     rank = dist.get_rank(group)
     start = plan.program.start
-    mine = trace.times(int(start[rank + 1] - start[rank]))
+    mine = (*trace.times(int(start[rank + 1] - start[rank])), trace.zero, platform.node())
     every: list[Any] = [None] * plan.ranks
     dist.all_gather_object(every, mine, group=group)
-    begin = np.concatenate([times[0] for times in every])
-    end = np.concatenate([times[1] for times in every])
+    zeros: dict[str, int] = {}
+    for _, _, zero, host in every:
+        zeros[host] = min(zero, zeros.get(host, zero))
+    begin = np.concatenate([begin + zero - zeros[host] for begin, _, zero, host in every])
+    end = np.concatenate([end + zero - zeros[host] for _, end, zero, host in every])
     first = int(begin[plan.program.compute].min())
     return Timeline(plan.program, begin - first, end - first, 10**6, serial=True)
 
@@ -98,7 +110,7 @@ def measured_costs(time: Timeline) -> Costs:
     for kind in (Kind.F, Kind.B, Kind.W, Kind.BW):
         here = table.kind[rows] == kind
         if here.any():
-            middle = [np.median(took[here & (stage == one)]) for one in range(stages)]
-            known = np.nan_to_num(middle, nan=float(np.median(took[here])))
-            times[kind.name] = [f"{value:.4f}" for value in known]
+            each = [here & (stage == one) for one in range(stages)]
+            middle = [np.median(took[one if one.any() else here]) for one in each]
+            times[kind.name] = [f"{value:.4f}" for value in middle]
     return Costs.of({**times, PAIR: SERIAL})

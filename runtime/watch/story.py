@@ -55,6 +55,8 @@ class Chain:
     sentences: tuple[str, ...]
     culprit: int
     place: Place | None
+    circle: bool
+    """Whether the last one waits for one before it: nobody is to blame but the order."""
 
     def __str__(self) -> str:
         return " -> ".join(self.sentences)
@@ -68,5 +70,5 @@ def chain(program: Program, start: int, read: Callable[[int], Seen]) -> Chain:
         sentences.append(found.sentence)
         visited.add(rank)
         if found.waits_for is None or found.waits_for in visited:
-            return Chain(tuple(sentences), rank, found.place)
+            return Chain(tuple(sentences), rank, found.place, found.waits_for is not None)
         rank = found.waits_for

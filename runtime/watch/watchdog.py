@@ -250,9 +250,10 @@ class Watchdog:
         assert self._program is not None
         found = chain(self._program, self._rank, self.board.read)
         culprit = found.culprit
-        stopped = self._is_stale(culprit)
         blame = f"rank {culprit} does not move"
-        if stopped:
+        if found.circle:
+            blame = "they wait for each other"
+        elif self._is_stale(culprit):
             blame = f"rank {culprit} is stopped or unreachable (its record is not renewed)"
         message = f"nothing has moved for {self._timeout:g} s: {found}; {blame}"
         return failure_at(culprit, message, found.place)
