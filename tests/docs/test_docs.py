@@ -123,7 +123,7 @@ def _command(line: str, where: str) -> tuple[int, str]:
     """The exit status of a command, and what it prints."""
     words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
     assert "&" not in words, f"{where}: quote the `&`, or a shell takes it: {line}"
-    if words[0] != "pipec" or {"|", ">", "<", ";"} & set(words):
+    if words[0] != "pipec" or {"|", ">", "<", ";"} & set(words) or " --for " in line:
         environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "118"}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         shell = ["bash", "-o", "pipefail", "-c", line]
