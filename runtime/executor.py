@@ -71,7 +71,7 @@ class Stream:
         self.marks = Marks(context.device)
         self._context = context
         self._key = f"{context.key}/{'train' if trains else 'eval'}"
-        self._trains = trains
+        self.trains = trains
         self._row_of = np.full(program.placement.size + 1, -1, np.int64)
         self._row_of[program.operation[program.compute]] = program.compute
         self._lines: dict[Any, Line] = defaultdict(Line)
@@ -91,7 +91,7 @@ class Stream:
 
     def settle(self) -> "Stream":
         """The same stream, prepared anew with the shapes that the first step found out."""
-        return Stream(self._context, self.program, self.ends, self._trains, self._boundaries)
+        return Stream(self._context, self.program, self.ends, self.trains, self._boundaries)
 
     def clear(self) -> None:
         """Let go of everything that a failed step left behind."""
@@ -111,7 +111,7 @@ class Stream:
             store = context.store if ranks[stage - 1] != ranks[stage] else None
             key = f"{self._key}/{flow}/{stage}"
             specs = context.declared.get(stage)
-            if specs is not None and not self._trains:
+            if specs is not None and not self.trains:
                 specs = tuple(replace(spec, requires_grad=False) for spec in specs)
             known = Boundary(stage, key, store, context.device, specs, context.failed)
             self._boundaries[flow, stage] = known
@@ -125,7 +125,7 @@ class Stream:
             after = self.boundary(flow, stage + 1) if stage + 1 < placed.stages else None
             split = context.splits.get(stage)
             module, count = context.stages[stage], placed.microbatches
-            known = Held(stage, module, split, count, after, self._trains)
+            known = Held(stage, module, split, count, after, self.trains)
             self._held[flow, stage] = known
         return known
 

@@ -18,7 +18,7 @@ from pipec.runtime.links import Link, Linker
 from pipec.runtime.listener import Listener
 from pipec.runtime.specs import TensorSpec, declared
 from pipec.runtime.threads import calm_gloo_threads
-from pipec.runtime.watch.progress import POSITION, Board
+from pipec.runtime.watch.progress import EVAL, POSITION, TRAIN, Board
 from pipec.runtime.watch.story import standing
 from pipec.runtime.watch.watchdog import Failure, Watchdog, failure_at
 from pipec.runtime.wires import Wire
@@ -169,7 +169,9 @@ class Pipeline:
             board.opened()
         remote = [rank for rank, other in enumerate(hosts) if other != host]
         key, links = self._key, self._links
-        return Watchdog(board, self._store, key, self.rank, remote, links, timeout)
+        return Watchdog(
+            self.plan.program, board, self._store, key, self.rank, remote, links, timeout
+        )
 
     def _stream(self, mode: str) -> Stream:
         stream = self._streams.get(mode)
@@ -233,7 +235,7 @@ class Pipeline:
     def _run(self, stream: Stream) -> None:
         watchdog = self._watchdog
         line = watchdog.board.line
-        watchdog.enter(stream.program)
+        watchdog.enter(TRAIN if stream.trains else EVAL)
         collects = gc.isenabled()
         gc.disable()
         try:

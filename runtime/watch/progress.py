@@ -10,8 +10,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-STEP, POSITION, BEAT, PROCESS = range(4)
-"""Fields of a line: steps begun, position in the stream, the watchdog's heartbeat, process id."""
+STEP, POSITION, BEAT, PROCESS, MODE = range(5)
+"""Fields of a line: steps begun, position in the stream, the watchdog's heartbeat, process id, and
+which stream (TRAIN or EVAL)."""
+
+TRAIN, EVAL = range(2)
 
 _FIELDS = 8
 _LINE = 8 * _FIELDS
@@ -28,6 +31,7 @@ class Seen:
     position: int
     beat: int
     process: int
+    mode: int
 
 
 class Board:
@@ -56,7 +60,7 @@ class Board:
 
     def read(self, rank: int) -> Seen:
         """The line of a rank of this host."""
-        return Seen(*self._lines[rank * _FIELDS : rank * _FIELDS + 4].tolist())
+        return Seen(*self._lines[rank * _FIELDS : rank * _FIELDS + 5].tolist())
 
     def reason(self) -> str:
         """Why the pipeline failed, as a rank of this host wrote it; empty while nothing failed."""
@@ -72,7 +76,9 @@ class Board:
 
     def write(self, rank: int, seen: Seen) -> None:
         """Copy in the line of a rank of another host."""
-        for field, value in enumerate((seen.step, seen.position, seen.beat, seen.process)):
+        for field, value in enumerate(
+            (seen.step, seen.position, seen.beat, seen.process, seen.mode)
+        ):
             self._lines[rank * _FIELDS + field] = value
 
 

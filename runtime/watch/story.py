@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
-from pipec.runtime.watch.progress import IDLE, Seen
+from pipec.runtime.watch.progress import EVAL, IDLE, Seen
 
 from pipec.findings import Place
+from pipec.lower.forward_only import forward_only
 from pipec.program.effects import COMPUTE, Kind
 from pipec.program.listing import text
 from pipec.program.program import Program
@@ -23,10 +25,10 @@ class Standing:
 
 def standing(program: Program, rank: int, position: int) -> Standing:
     """Where a rank stands. A position is twice an instruction's index, one more in its wait."""
-    if position == IDLE:
-        return Standing(f"rank {rank} is in no step (it is in your own code)")
     index, waiting = divmod(position, 2)
     row = int(program.start[rank]) + index
+    if position == IDLE or row >= program.start[rank + 1]:
+        return Standing(f"rank {rank} is in no step (it is in your own code)")
     here, kind = place(program, row), Kind(int(program.kind[row]))
     at = f"rank {rank} at index {index} `{here.instruction}`"
     if not COMPUTE[kind]:
@@ -39,13 +41,13 @@ def standing(program: Program, rank: int, position: int) -> Standing:
     return Standing(f"{at} computes", here)
 
 
-def _source(program: Program, row: int) -> tuple[int, str]:
+def _source(program: Program, row: int) -> tuple[int | None, str]:
     """The RECV that a compute row waits for: its sender and how it reads."""
     begin, end = program.start[program.rank[row]], program.start[program.rank[row] + 1]
     for recv in range(int(begin), int(end)):
         if program.kind[recv] == Kind.RECV and program.operation[recv] == program.operation[row]:
             return int(program.peer[recv]), text(program.instruction(recv))
-    raise AssertionError(f"row {row} waits for no message")
+    return None, "a message"
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,32 @@ class Chain:
         return " -> ".join(self.sentences)
 
 
-def chain(program: Program, start: int, read: Callable[[int], Seen]) -> Chain:
-    """Follow the waits from a rank to one that waits for nobody, or one seen before (a cycle)."""
-    sentences, visited, rank = [], set(), start
-    while True:
-        found = standing(program, rank, read(rank).position)
-        sentences.append(found.sentence)
-        visited.add(rank)
-        if found.waits_for is None or found.waits_for in visited:
-            return Chain(tuple(sentences), rank, found.place, found.waits_for is not None)
-        rank = found.waits_for
+class Scene:
+    """All ranks of a pipeline at one moment, each in a step of training or of evaluation."""
+
+    def __init__(self, program: Program, read: Callable[[int], Seen]):
+        """program: that of training; read: what is known of a rank."""
+        self.program = program
+        self.read = read
+
+    @cached_property
+    def _evaluation(self) -> Program:
+        return forward_only(self.program)
+
+    def standing(self, rank: int) -> Standing:
+        """Where a rank stands."""
+        seen = self.read(rank)
+        program = self._evaluation if seen.mode == EVAL else self.program
+        return standing(program, rank, seen.position)
+
+    def chain(self, start: int) -> Chain:
+        """Follow the waits from a rank to one that waits for nobody, or one seen before."""
+        sentences, visited, rank = [], set(), start
+        while True:
+            found = self.standing(rank)
+            sentences.append(found.sentence)
+            visited.add(rank)
+            if found.waits_for is None or found.waits_for in visited:
+                circle = found.waits_for is not None
+                return Chain(tuple(sentences), rank, found.place, circle)
+            rank = found.waits_for

@@ -13,8 +13,8 @@ from typing import Any
 
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.links import Link
-from pipec.runtime.watch.progress import BEAT, IDLE, POSITION, STEP, Board, Seen
-from pipec.runtime.watch.story import chain, standing
+from pipec.runtime.watch.progress import BEAT, IDLE, MODE, POSITION, STEP, Board, Seen
+from pipec.runtime.watch.story import Scene
 from torch.distributed import Store
 
 from pipec.findings import Place
@@ -72,6 +72,7 @@ class Watchdog:
 
     def __init__(
         self,
+        program: Program,
         board: Board,
         store: Store,
         key: str,
@@ -86,7 +87,7 @@ class Watchdog:
         self._store, self._key = store, key
         self._rank, self._remote, self._links = rank, remote, links
         self._timeout = timeout
-        self._program: Program | None = None
+        self._scene = Scene(program, board.read)
         self._gone_store = ""
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -97,11 +98,11 @@ class Watchdog:
 
     # --- called by the step -----------------------------------------------------------------------
 
-    def enter(self, program: Program) -> None:
-        """A step begins. Raises `PipelineError` if the pipeline failed before."""
+    def enter(self, mode: int) -> None:
+        """A step begins, TRAIN or EVAL. Raises `PipelineError` if the pipeline failed before."""
         if self.failure is not None:
             raise self.error("the pipeline failed before and cannot go on")
-        self._program = program
+        self.board.line[MODE] = mode
         self.board.line[POSITION] = 0
         self.board.line[STEP] += 1
         self._left.clear()
@@ -136,8 +137,7 @@ class Watchdog:
         failure = self.failure
         if failure is None:
             return PipelineError(message)
-        program = self._program
-        source = program.origins.source if program else None
+        source = self._scene.program.origins.source
         return PipelineError(
             f"{failure.message}; {message}", place=failure.place, source=source, code="failed"
         )
@@ -172,9 +172,7 @@ class Watchdog:
 
     def _places(self) -> list[tuple[int, int]]:
         """Where all ranks are: while any of them moves, nobody hangs."""
-        seen = [
-            self.board.read(rank) for rank in range(self._program.ranks if self._program else 0)
-        ]
+        seen = [self.board.read(rank) for rank in range(self._scene.program.ranks)]
         return [(one.step, one.position) for one in seen]
 
     def _dead_end(self) -> Failure | None:
@@ -183,8 +181,7 @@ class Watchdog:
         Not every way of dying breaks a connection that somebody waits on. With rank 0 goes the
         store, from which alone that is no failure: it may have ended its work well.
         """
-        assert self._program is not None
-        culprit = chain(self._program, self._rank, self.board.read).culprit
+        culprit = self._scene.chain(self._rank).culprit
         if culprit in self._gone():
             return self._death(culprit)
         if culprit == 0 and self._rank != 0 and self._gone_store:
@@ -247,8 +244,7 @@ class Watchdog:
     # --- who is to blame --------------------------------------------------------------------------
 
     def _hang(self) -> Failure:
-        assert self._program is not None
-        found = chain(self._program, self._rank, self.board.read)
+        found = self._scene.chain(self._rank)
         culprit = found.culprit
         blame = f"rank {culprit} does not move"
         if found.circle:
@@ -276,19 +272,17 @@ class Watchdog:
         """The ranks of this host whose process is gone."""
         processes = {
             rank: self.board.read(rank).process
-            for rank in range(self._program.ranks if self._program else 0)
+            for rank in range(self._scene.program.ranks)
             if rank != self._rank and rank not in self._remote
         }
         return [rank for rank, process in processes.items() if process and not _alive(process)]
 
     def _death(self, rank: int) -> Failure:
-        assert self._program is not None
-        seen = standing(self._program, rank, self.board.read(rank).position)
+        seen = self._scene.standing(rank)
         return failure_at(rank, f"rank {rank} died; last seen: {seen.sentence}", seen.place)
 
     def _lost(self, error: BaseException) -> Failure:
-        assert self._program is not None
-        seen = standing(self._program, self._rank, self.board.read(self._rank).position)
+        seen = self._scene.standing(self._rank)
         peer = "" if seen.waits_for is None else f" to rank {seen.waits_for}"
         message = f"the connection{peer} broke: {_short(error)}; {seen.sentence}"
         return failure_at(self._rank, message, seen.place)
