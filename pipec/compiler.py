@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipec.findings import Finding, PipecError
 from pipec.interop.torch_csv import is_torch_csv, read_torch_csv
-from pipec.interop.torch_live import PREFIX, torch_schedule
+from pipec.interop.torch_live import PREFIX, SIZES, torch_schedule
 from pipec.language import read
 from pipec.library import find, library_name, only_schedule
 from pipec.lower.lower import lower
@@ -107,12 +107,14 @@ def build(
 
 
 def takes(target: str) -> tuple[str, ...]:
-    """The parameters of a library schedule or a `.pipe` file; plans and listings have none.
+    """The parameters of a library schedule, a `.pipe` file or `torch:NAME`; other files have none.
 
     Raises `PipecError` where the text cannot be read.
     """
     content = _peek(target)
-    if content is not None and (_is_plan(content, target) or _is_listing(content, target)):
+    if target.startswith(PREFIX):
+        return SIZES
+    if content is not None and any(is_one(content, target) for is_one in _WITH_SIZES):
         return ()
     source = find(target)
     return tuple(
@@ -156,6 +158,9 @@ def _is_plan(content: str, target: str) -> bool:
 
 def _is_listing(content: str, target: str) -> bool:
     return Path(target).suffix == ".listing" or is_listing(content)
+
+
+_WITH_SIZES = (_is_plan, _is_listing, lambda content, _: is_torch_csv(content))
 
 
 def _from_plan(plan: Plan, parameters: Mapping[str, int | bool]) -> Compiled:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from pipec.cli.ending import FINDINGS
+from pipec.cli.family import prove_family
 from pipec.cli.options import (
     compiling,
     format_option,
@@ -27,10 +28,20 @@ from pipec.view.tables import certificate_text, rank_table
 @schedule_argument
 @sizes_argument
 @click.option("--ranks", is_flag=True, help="Also show every rank.")
+@click.option(
+    "--for", "ranges", multiple=True, metavar="K=A..B[:STEP]", help="Prove every size in a range."
+)
+@click.option("--defer-recv", is_flag=True, help="With torch:NAME, its option `defer_pp_recv`.")
 @compiling
 @format_option
 def verify_command(
-    schedule: str, sizes: tuple[str, ...], ranks: bool, form: str, **options: Any
+    schedule: str,
+    sizes: tuple[str, ...],
+    ranks: bool,
+    ranges: tuple[str, ...],
+    defer_recv: bool,
+    form: str,
+    **options: Any,
 ) -> None:
     """Print the certificate of a schedule, or the counterexample (exit status 1).
 
@@ -38,7 +49,17 @@ def verify_command(
     pipec verify zbv P=4 M=12
     pipec verify dualpipe P=8 M=20 --cost 'F=1,B=1,W=1,F&B=3' --format json
     pipec verify broken.listing --channels rank --credits 1
+    pipec verify dualpipe --for P=2..16:2 --for 'M=2*P..48:2'
+    pipec verify torch:ZBVZeroBubble P=4 M=8 --defer-recv
     """
+    sizes += ("defer_recv=true",) if defer_recv else ()
+    if ranges:
+        failed = prove_family(schedule, ranges, parameters(sizes), settings(options), form)
+        if failed is None:
+            return
+        sizes = tuple(f"{name}={_value(value)}" for name, value in failed.items())
+        if form == "json":
+            sys.exit(FINDINGS)
     compiled, certificate = certified(schedule, sizes, options, form)
     if form == "json":
         emit(certificate_json(certificate, compiled.source))

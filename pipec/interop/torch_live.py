@@ -19,7 +19,7 @@ _NAMES = (
     "LoopedBFS",
     "ZBVZeroBubble",
 )
-_SIZES = ("P", "M", "v", "defer_recv", "comms")
+SIZES = ("P", "M", "v", "defer_recv", "comms")
 
 
 def torch_schedule(target: str, parameters: dict[str, int | bool]) -> Source:
@@ -57,11 +57,11 @@ def _known(name: str) -> str:
 
 
 def _checked(parameters: dict[str, int | bool]) -> dict[str, int]:
-    unknown = sorted(set(parameters) - set(_SIZES))
+    unknown = sorted(set(parameters) - set(SIZES))
     if unknown:
         message = f"torch's schedules have no parameter `{unknown[0]}`"
-        hint = nearest(unknown[0], _SIZES)
-        raise PipecError([Finding("usage", message, None, listed(_SIZES), None, hint)])
+        hint = nearest(unknown[0], SIZES)
+        raise PipecError([Finding("usage", message, None, listed(SIZES), None, hint)])
     for key in ("P", "M"):
         if int(parameters.get(key, 0)) < 1:
             message = f"torch's schedules need `{key}`"

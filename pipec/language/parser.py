@@ -11,7 +11,7 @@ from typing import Any
 from lark import Lark
 from lark.exceptions import UnexpectedInput
 
-from pipec.findings import Finding
+from pipec.findings import Finding, PipecError
 from pipec.language import syntax as s
 from pipec.language.build import Builder
 from pipec.language.complaint import complaint
@@ -33,10 +33,24 @@ def parse(source: Source) -> tuple[s.File, list[Finding]]:
     return tree, lines.findings[:MOST_FINDINGS]
 
 
+def parse_expression(source: Source) -> s.Expression:
+    """Read a text that is one expression, such as `2 * P`. Raises `PipecError`."""
+    code, findings = source.text, list[Finding]()
+    try:
+        tree = _lark().parse(code, start="expression")
+        expression: s.Expression = Builder(0, findings, set()).transform(tree)
+    except UnexpectedInput as error:
+        findings.append(complaint(error, code, 0))
+    if findings:
+        raise PipecError(findings, source)
+    return expression
+
+
 @cache
 def _lark() -> Lark:
     grammar = files(__package__).joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, start="line", parser="lalr", propagate_positions=True)
+    starts = ["line", "expression"]
+    return Lark(grammar, start=starts, parser="lalr", propagate_positions=True)
 
 
 class _Assembly:
@@ -129,10 +143,25 @@ class _Assembly:
                 "either operations behind the `:` or a block below",
                 "both",
             )
+        self._inner_loops(node, block)
         if not node.body:
             self._needs_block(block, "this line")
             return replace(node, body=self._nodes(inner, "body"))
         return node
+
+    def _inner_loops(self, node: Any, block: Block) -> None:
+        """A loop behind the `:` of another has its operations on the same line."""
+        loop = node
+        while loop.body and isinstance(loop.body[0], s.Repeat | s.For):
+            loop = loop.body[0]
+        if loop is not node and not loop.body and not block.inner:
+            self._reject(
+                "the body of the inner loop is missing",
+                loop.span,
+                "operations on the same line",
+                "none",
+                "put it there, or the inner loop on a line of its own, indented below",
+            )
 
     def _needs_block(self, block: Block, what: str) -> None:
         if not block.inner and self._sure:
@@ -151,7 +180,7 @@ class _Assembly:
         found: list[Finding] = []
         try:
             builder = Builder(span.start, found, self._refused)
-            node = builder.transform(_lark().parse(code))
+            node = builder.transform(_lark().parse(code, start="line"))
         except UnexpectedInput as error:
             found.append(complaint(error, code, span.start))
         self._findings += found
