@@ -17,12 +17,12 @@ from pipec.verify.completeness import completeness
 from pipec.verify.dataflow import dataflow
 from pipec.verify.deadlock import credits_needed, deadlock
 from pipec.verify.limit import memory_limit
-from pipec.verify.matching import matching
+from pipec.verify.matching import in_order, matching
 
 
 @dataclass(frozen=True)
 class Safety:
-    """Whether a topology is free of deadlock with 0 credits, and how many credits make it so."""
+    """Whether a topology is safe with 0 credits, and how many credits make it so, if any do."""
 
     safe: bool
     credits_needed: int | None
@@ -54,12 +54,15 @@ def verify(
     """
     channels = channels or Channels()
     links = Links(program)
-    findings = [*completeness(program), *dataflow(program), *matching(program, links)]
-    matched = not len(links.messages.unmatched) and not len(links.sums.unmatched)
-    if not matched:
+    tagged = channels.topology == "tagged"
+    findings = [*completeness(program), *dataflow(program)]
+    sound = not findings
+    findings += matching(program, links, tagged)
+    messages = links.by_operation if tagged else links.messages
+    if len(messages.unmatched) or len(links.messages.unmatched) or len(links.sums.unmatched):
         return Certificate(tuple(findings), channels, {}, None, str(costs))
-    safety = _safety(program, links, corrupt=any(f.code == "corruption" for f in findings))
-    if not _is_safe(safety[channels.topology], channels):
+    safety = _safety(program, links)
+    if sound and not _is_safe(safety[channels.topology], channels):
         everywhere = not any(verdict.credits_needed is not None for verdict in safety.values())
         stuck = deadlock(program, links, channels, everywhere)
         findings += [replace(finding, hint=_way_out(safety, channels)) for finding in stuck]
@@ -73,15 +76,19 @@ def verify(
     return Certificate(found, channels, safety, report(swept.timeline, used), str(costs))
 
 
-def _safety(program: Program, links: Links, corrupt: bool) -> dict[str, Safety]:
-    """The verdict per topology. What is safe with one queue per rank is safe with more queues."""
+def _safety(program: Program, links: Links) -> dict[str, Safety]:
+    """The verdict per topology. What is safe with one queue per rank is safe with more queues.
+
+    Where messages meet by position and a RECV meets another one than its own, nothing is safe.
+    """
     safety: dict[str, Safety] = {}
+    ordered = in_order(program, links)
     for topology in TOPOLOGIES:
-        if topology == "tagged" and len(links.by_operation.unmatched):
-            safety[topology] = Safety(False, None)
-            continue
-        known = safety and not corrupt and any(verdict.safe for verdict in safety.values())
-        credits = 0 if known else credits_needed(program, links, topology)
+        usable = not len(links.by_operation.unmatched) if topology == "tagged" else ordered
+        known = any(verdict.safe for verdict in safety.values())
+        credits = None
+        if usable:
+            credits = 0 if known else credits_needed(program, links, topology)
         safety[topology] = Safety(credits == 0, credits)
     return safety
 

@@ -1,18 +1,30 @@
 """Every operation happens exactly once, on the rank that holds its stage."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from pipec.findings import Finding
 from pipec.program.effects import Kind, Step
 from pipec.program.program import Program
 from pipec.verify.place import places
 
+Array = NDArray[Any]
 MOST = 10
+_WORDS = {Step.FORWARD: "F", Step.BACKWARD: "B or BW", Step.WEIGHTS: "W"}
 
 
 def completeness(program: Program) -> list[Finding]:
     """Findings `missing`, `duplicate` and `misplaced`."""
-    return [*_misplaced(program), *_duplicate(program), *_missing(program)]
+    findings = [*_misplaced(program), *_duplicate(program)]
+    done = _first_rows(program, program.compute)
+    rows = program.compute[program.kind[program.compute] == Kind.BW]
+    fused = _first_rows(program, rows)
+    for flow in range(len(program.placement.flows)):
+        findings += _missing(program, flow, done, fused)
+        findings += _superfluous(program, flow, done, fused)
+    return findings
 
 
 def _misplaced(program: Program) -> list[Finding]:
@@ -20,27 +32,23 @@ def _misplaced(program: Program) -> list[Finding]:
     home = program.placement.home[program.operation[rows]]
     findings = []
     for row in rows[home != program.rank[rows]][:MOST].tolist():
-        where, right = places(program, row), int(program.placement.home[program.operation[row]])
-        message = (
-            f"rank {where[0].rank} runs `{where[0].instruction}`, whose stage rank {right} holds"
-        )
+        right = int(program.placement.home[program.operation[row]])
+        same = rows[program.operation[rows] == program.operation[row]]
+        where = places(program, row, *same[program.rank[same] == right][:1].tolist())
+        rank, what = where[0].rank, where[0].instruction
+        message = f"rank {rank} runs `{what}`, whose stage rank {right} holds"
+        message += f"; rank {right} runs it too" if len(where) > 1 else ""
         hint = "a stage is placed once in each flow"
-        findings.append(
-            Finding(
-                "misplaced",
-                message,
-                where[0].span,
-                f"rank {right}",
-                f"rank {where[0].rank}",
-                hint,
-                where,
-            )
-        )
+        expected, found = f"rank {right}", f"rank {rank}"
+        finding = Finding("misplaced", message, where[0].span, expected, found, hint, where)
+        findings.append(finding)
     return findings
 
 
 def _duplicate(program: Program) -> list[Finding]:
+    """What happens more than once on the rank where it belongs."""
     rows = program.compute
+    rows = rows[program.placement.home[program.operation[rows]] == program.rank[rows]]
     counts = np.bincount(program.operation[rows], minlength=program.placement.size)
     findings = []
     for operation in np.flatnonzero(counts > 1)[:MOST].tolist():
@@ -51,33 +59,53 @@ def _duplicate(program: Program) -> list[Finding]:
     return findings
 
 
-def _missing(program: Program) -> list[Finding]:
-    rows = program.compute
-    done = np.zeros(program.placement.size, bool)
-    done[program.operation[rows]] = True
-    fused = np.zeros(program.placement.size, bool)
-    fused[program.operation[rows[program.kind[rows] == Kind.BW]]] = True
+def _missing(program: Program, number: int, done: Array, fused: Array) -> list[Finding]:
+    """What never happens. A W is only missed where its B is there: without B, that says it all."""
+    flow, here, whole = _shaped(program, number, done, fused)
+    needed = np.full(here.shape, flow.backward)
+    needed[Step.FORWARD] = True
+    needed[Step.WEIGHTS] &= (here[Step.BACKWARD] >= 0) & (whole[Step.BACKWARD] < 0)
     findings = []
-    for number, flow in enumerate(program.placement.flows):
-        shape = (len(Step), flow.stages, flow.microbatches)
-        part = slice(*program.placement.base[number : number + 2])
-        here, whole = done[part].reshape(shape), fused[part].reshape(shape)
-        needed = np.full(shape, flow.backward)
-        needed[Step.FORWARD] = True
-        needed[Step.WEIGHTS] &= ~whole[Step.BACKWARD]
-        for step, stage, microbatch in np.argwhere(needed & ~here).tolist()[:MOST]:
-            word = {Step.FORWARD: "F", Step.BACKWARD: "B or BW", Step.WEIGHTS: "W"}[Step(step)]
-            message = (
-                f"rank {flow.ranks[stage]} never runs the {word} of flow `{flow.name}`, "
-                f"stage {stage}, microbatch {microbatch}"
-            )
-            findings.append(Finding("missing", message, None, "once", "never"))
-        extra = here[Step.WEIGHTS] & whole[Step.BACKWARD]
-        for stage, microbatch in np.argwhere(extra).tolist()[:MOST]:
-            operation = program.placement.operation(number, Step.WEIGHTS, stage, microbatch)
-            where = places(program, *rows[program.operation[rows] == operation].tolist())
-            message = f"`{where[0].instruction}` after a BW, which did it already"
-            findings.append(
-                Finding("duplicate", message, where[0].span, "BW, or B and W", None, None, where)
-            )
+    for step, stage, microbatch in np.argwhere(needed & (here < 0)).tolist()[:MOST]:
+        message = (
+            f"rank {flow.ranks[stage]} never runs the {_WORDS[Step(step)]} of flow `{flow.name}`, "
+            f"stage {stage}, microbatch {microbatch}"
+        )
+        before = int(here[step - 1, stage, microbatch]) if step else -1
+        where = places(program, before) if before >= 0 else ()
+        findings.append(Finding("missing", message, None, "once", "never", None, where))
     return findings
+
+
+def _superfluous(program: Program, number: int, done: Array, fused: Array) -> list[Finding]:
+    """A W after a BW, and any backward of a flow that has none."""
+    flow, here, whole = _shaped(program, number, done, fused)
+    findings = []
+    extra = (here[Step.WEIGHTS] >= 0) & (whole[Step.BACKWARD] >= 0)
+    for stage, microbatch in np.argwhere(extra).tolist()[:MOST]:
+        both = here[Step.WEIGHTS, stage, microbatch], whole[Step.BACKWARD, stage, microbatch]
+        where = places(program, *sorted(map(int, both)))
+        message = f"`{where[-1].instruction}` beside `{where[0].instruction}`: the weights twice"
+        span, expected = where[-1].span, "BW, or B and W"
+        findings.append(Finding("duplicate", message, span, expected, None, None, where))
+    unexpected = here[Step.BACKWARD :] if not flow.backward else here[:0]
+    for row in unexpected[unexpected >= 0][:MOST].tolist():
+        where = places(program, row)
+        message = f"`{where[0].instruction}` in flow `{flow.name}`, which has no backward"
+        findings.append(Finding("misplaced", message, where[0].span, "F alone", None, None, where))
+    return findings
+
+
+def _shaped(program: Program, number: int, *tables: Array) -> tuple[Any, ...]:
+    """A flow, and its part of tables over operations as `[step, stage, microbatch]`."""
+    placement = program.placement
+    flow, part = placement.flows[number], slice(*placement.base[number : number + 2])
+    shape = (len(Step), flow.stages, flow.microbatches)
+    return flow, *(table[part].reshape(shape) for table in tables)
+
+
+def _first_rows(program: Program, rows: Array) -> Array:
+    """For each operation id the first of these rows that carries it, or -1."""
+    table = np.full(program.placement.size, -1, np.int64)
+    table[program.operation[rows[::-1]]] = rows[::-1]
+    return table

@@ -26,66 +26,85 @@ def dataflow(program: Program) -> list[Finding]:
 
 
 def _inputs(program: Program) -> list[Finding]:
-    """Compute comes after what it needs: made on its rank, or received there."""
+    """Compute comes after what it needs: made on its rank, or received there.
+
+    What is never made, or made on a wrong rank, is found by completeness, and a message that is
+    sent but not received by matching: neither is told again here.
+    """
     made = _first_rows(program, COMPUTE[program.kind])
     received = _first_rows(program, program.kind == Kind.RECV)
+    sent = _first_rows(program, program.kind == Kind.SEND)
     rows = program.compute
     findings = []
     for need, which, producer in inputs(program.placement, program.operation[rows]):
         here = rows[which]
         local = program.placement.home[producer] == program.rank[here]
         ready = np.where(local, made[producer], received[program.operation[here]])
-        good = (ready >= 0) & (program.rank[ready] == program.rank[here]) & (ready < here)
-        for at in np.flatnonzero(~good)[:MOST].tolist():
-            value = need.value.value
-            findings.append(
-                _unready(program, int(here[at]), int(ready[at]), bool(local[at]), value)
-            )
+        present = (ready >= 0) & (program.rank[ready] == program.rank[here])
+        coming = sent[program.operation[here]]
+        coming = (coming >= 0) & (program.peer[coming] == program.rank[here])
+        elsewhere = local | (made[producer] < 0) | coming
+        bad = np.where(present, ready > here, ~elsewhere)
+        for at in np.flatnonzero(bad)[:MOST].tolist():
+            late = int(ready[at]) if present[at] else -1
+            findings.append(_unready(program, int(here[at]), late, need.value.value))
     return findings
 
 
-def _unready(program: Program, row: int, late: int, local: bool, value: str) -> Finding:
+def _unready(program: Program, row: int, late: int, value: str) -> Finding:
     where = places(program, row)
     what, rank = where[0].instruction, where[0].rank
-    if late >= 0 and program.rank[late] == rank:
+    if late >= 0:
         where += places(program, late)
         message = f"rank {rank} runs `{what}` before `{where[1].instruction}`, which it needs"
         expected = f"index below {where[0].index}"
         found = f"index {where[1].index}"
         return Finding("too-early", message, where[0].span, expected, found, None, where)
-    if local:
-        message = f"rank {rank} runs `{what}`, but nothing there makes its {value}"
-        return Finding("too-early", message, where[0].span, None, None, None, where)
     message = f"rank {rank} runs `{what}`, but its {value} is never received there"
     return Finding("not-received", message, where[0].span, "a RECV before it", "none", None, where)
 
 
 def _payloads(program: Program) -> list[Finding]:
-    """A SEND comes after the compute that makes its payload, on the same rank."""
+    """A SEND comes after the compute that makes its payload, on the same rank.
+
+    A producer that is missing or misplaced is found by completeness and not told again.
+    """
     rows = np.flatnonzero(program.kind == Kind.SEND)
     producer = sources(program.placement, program.operation[rows])
     made = _first_rows(program, COMPUTE[program.kind])
     source = np.where(producer >= 0, made[producer], -1)
-    good = (source >= 0) & (source < rows) & (program.rank[source] == program.rank[rows])
+    here = (source >= 0) & (program.rank[source] == program.rank[rows])
+    foreign = (producer < 0) | (program.placement.home[producer] != program.rank[rows])
+    bad = np.where(here, source > rows, foreign)
     findings = []
-    for row, at in zip(rows[~good][:MOST].tolist(), source[~good].tolist(), strict=False):
+    for row, at in zip(rows[bad][:MOST].tolist(), source[bad].tolist(), strict=False):
         where = places(program, row)
-        if at >= 0 and program.rank[at] == where[0].rank:
+        rank, what = where[0].rank, where[0].instruction
+        message, expected = f"rank {rank} sends `{what}`, which it never makes", "no such SEND"
+        if at >= 0 and program.rank[at] == rank:
             where += places(program, at)
-        message = f"rank {where[0].rank} sends `{where[0].instruction}` before it was made there"
-        expected = "the SEND behind its producer"
+            message = f"rank {rank} sends `{what}` before `{where[1].instruction}` has made it"
+            expected = "the SEND behind its producer"
         findings.append(Finding("not-made", message, where[0].span, expected, None, None, where))
     return findings
 
 
 def _receipts(program: Program) -> list[Finding]:
-    """A RECV brings what its rank needs, once."""
+    """A RECV brings what its rank needs, once. One that no SEND answers is found by matching."""
     rows = np.flatnonzero(program.kind == Kind.RECV)
-    home = program.placement.home[program.operation[rows]]
-    counts = np.bincount(program.operation[rows], minlength=program.placement.size)
-    stray = rows[
-        (home != program.rank[rows]) | (sources(program.placement, program.operation[rows]) < 0)
+    sends = program.operation[program.kind == Kind.SEND]
+    size = program.placement.size
+    sent = np.bincount(sends, minlength=size)
+    rows = rows[
+        np.bincount(program.operation[rows], minlength=size)[program.operation[rows]]
+        <= sent[program.operation[rows]]
     ]
+    home = program.placement.home[program.operation[rows]]
+    needed = (home == program.rank[rows]) & (
+        sources(program.placement, program.operation[rows]) >= 0
+    )
+    stray, rows = rows[~needed], rows[needed]
+    counts = np.bincount(program.operation[rows], minlength=size)
     findings = []
     for row in stray[:MOST].tolist():
         where = places(program, row)

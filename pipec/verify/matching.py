@@ -4,80 +4,118 @@ Wires ignore tags: the i-th SEND of a directed pair of ranks meets the i-th RECV
 expected another message of the same shape, nothing hangs and the values are wrong.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from pipec.findings import Finding
 from pipec.program.effects import COMPUTE, STEP, Kind, Step
 from pipec.program.links import Links
+from pipec.program.needs import sources
 from pipec.program.program import Program
 from pipec.verify.place import places
 
+Array = NDArray[Any]
 MOST = 10
 
 
-def matching(program: Program, links: Links) -> list[Finding]:
-    """Findings `unmatched`, `corruption` and `gradient-sum`."""
-    return [*_unmatched(program, links), *_corruption(program, links), *_sums(program, links)]
+def matching(program: Program, links: Links, tagged: bool = False) -> list[Finding]:
+    """Findings `unmatched`, `corruption` and `gradient-sum`.
+
+    tagged: messages meet by what they carry, so their order is no matter.
+    """
+    corrupt = [] if tagged else _corruption(program, links)
+    return [*_unmatched(program, links, tagged), *corrupt, *_sums(program, links)]
 
 
-def _unmatched(program: Program, links: Links) -> list[Finding]:
+def in_order(program: Program, links: Links) -> bool:
+    """Whether the i-th SEND of every channel meets its own RECV, as all but tags demand."""
+    ends = links.messages
+    return bool(np.all(program.operation[ends.first] == program.operation[ends.second]))
+
+
+def _unmatched(program: Program, links: Links, tagged: bool) -> list[Finding]:
+    """Messages with one end, in the channels where counts differ (with tags: in all of them)."""
+    lonely = links.by_operation.unmatched
+    if not tagged:
+        lonely = lonely[np.isin(_channel(program, lonely), _uneven(program, links))]
     findings = []
-    for row in links.messages.unmatched[:MOST].tolist():
-        where = places(program, row)
-        rank, what = where[0].rank, where[0].instruction
-        peer = int(program.peer[row])
+    for row in lonely[:MOST].tolist():
+        where = places(program, row, *_other_end(program, row))
+        rank, what, peer = where[0].rank, where[0].instruction, int(program.peer[row])
         other = "RECV" if program.kind[row] == Kind.SEND else "SEND"
         message = f"rank {rank} waits forever in `{what}`: rank {peer} has no {other} for it"
-        expected = (
-            f"as many RECVs on one side as SENDs on the other, between ranks {rank} and {peer}"
-        )
-        findings.append(Finding("unmatched", message, where[0].span, expected, None, None, where))
+        expected = f"a {other} with the same payload on rank {peer}"
+        span = where[0].span
+        findings.append(Finding("unmatched", message, span, expected, "none", None, where))
     return findings
 
 
+def _other_end(program: Program, row: int) -> list[int]:
+    """The compute at the end that is missing: what needs a SEND's payload, or makes a RECV's."""
+    operation = program.operation[row]
+    if program.kind[row] == Kind.RECV:
+        operation = sources(program.placement, program.operation[row : row + 1])[0]
+    rows = program.compute[program.operation[program.compute] == operation]
+    return rows[program.rank[rows] == program.peer[row]][:1].tolist()
+
+
+def _channel(program: Program, rows: Array) -> Array:
+    """The directed pair of each SEND or RECV, as one number."""
+    rank, peer = program.rank[rows].astype(np.int64), program.peer[rows].astype(np.int64)
+    sends = program.kind[rows] == Kind.SEND
+    return np.where(sends, rank * program.ranks + peer, peer * program.ranks + rank)
+
+
+def _uneven(program: Program, links: Links) -> Array:
+    """The channels with more SENDs than RECVs, or fewer."""
+    return np.unique(_channel(program, links.messages.unmatched))
+
+
 def _corruption(program: Program, links: Links) -> list[Finding]:
-    """The first mismatch of each channel; what follows is mostly its consequence."""
+    """The first mismatch of each channel; what follows is mostly its consequence.
+
+    Where counts differ, a message is missing, and the shift behind it says nothing more.
+    """
     ends = links.messages
     wrong = np.flatnonzero(program.operation[ends.first] != program.operation[ends.second])
+    wrong = wrong[~np.isin(ends.channel[wrong], _uneven(program, links))]
     _, firsts = np.unique(ends.channel[wrong], return_index=True)
     findings = []
     for at in wrong[firsts][:MOST].tolist():
         where = places(program, int(ends.first[at]), int(ends.second[at]))
+        sent, taken = where[0].instruction, where[1].instruction
         number = int((ends.channel[:at] == ends.channel[at]).sum())
         source, target = where[0].rank, where[1].rank
         message = (
-            f"message {number} from rank {source} to rank {target} is `{where[0].instruction}`, "
-            f"but rank {target} takes it for `{where[1].instruction}`: "
+            f"message {number} from rank {source} to rank {target} is `{sent}`, "
+            f"but rank {target} takes it for `{taken}`: "
             "if the shapes agree, values are silently wrong"
         )
+        expected = f"`{sent}` received at this point"
         hint = f"let rank {target} receive in the order in which rank {source} sends"
-        findings.append(
-            Finding(
-                "corruption",
-                message,
-                where[1].span,
-                f"`{where[0].instruction}` received at this point",
-                f"`{where[1].instruction}`",
-                hint,
-                where,
-            )
-        )
+        span = where[1].span
+        findings.append(Finding("corruption", message, span, expected, f"`{taken}`", hint, where))
     return findings
 
 
 def _sums(program: Program, links: Links) -> list[Finding]:
     """Both holders of a stage sum its gradients once, in one order, behind the last use."""
     findings = []
-    for row in links.sums.unmatched[:MOST].tolist():
+    for row in _lonely_sums(program, links)[:MOST].tolist():
         where = places(program, row)
         message = f"rank {where[0].rank} waits forever in `{where[0].instruction}`"
         expected = f"a SUM with it on rank {int(program.peer[row])}"
         findings.append(
             Finding("gradient-sum", message, where[0].span, expected, None, None, where)
         )
+    if findings:
+        return findings
     ends = links.sums
     wrong = program.operation[ends.first] != program.operation[ends.second]
-    for at in np.flatnonzero(wrong)[:MOST].tolist():
+    _, firsts = np.unique(ends.channel[wrong], return_index=True)
+    for at in np.flatnonzero(wrong)[firsts][:MOST].tolist():
         where = places(program, int(ends.first[at]), int(ends.second[at]))
         message = (
             f"rank {where[0].rank} sums stage {int(program.operation[ends.first[at]])} while rank "
@@ -86,6 +124,23 @@ def _sums(program: Program, links: Links) -> list[Finding]:
         hint = "both ranks must issue their sums in the same order"
         findings.append(Finding("gradient-sum", message, where[1].span, None, None, hint, where))
     return findings or _sum_per_copy(program)
+
+
+def _lonely_sums(program: Program, links: Links) -> Array:
+    """If some SUM meets nobody: the SUMs of a stage that one of two ranks has more often."""
+    if not len(links.sums.unmatched):
+        return links.sums.unmatched
+    rows = np.flatnonzero(program.kind == Kind.SUM)
+    stage, rank, peer = (
+        column[rows].astype(np.int64) for column in (program.operation, program.rank, program.peer)
+    )
+    own = (stage * program.ranks + rank) * program.ranks + peer
+    other = (stage * program.ranks + peer) * program.ranks + rank
+    known, counts = np.unique(own, return_counts=True)
+    known, counts = np.append(known, np.iinfo(np.int64).max), np.append(counts, 0)
+    at = np.searchsorted(known, other)
+    answered = np.where(known[at] == other, counts[at], 0)
+    return rows[counts[np.searchsorted(known, own)] > answered]
 
 
 def _sum_per_copy(program: Program) -> list[Finding]:
@@ -100,12 +155,15 @@ def _sum_per_copy(program: Program) -> list[Finding]:
     twice = np.array([len(holders) == 2 for holders in placement.copies])
     expected = (last >= 0) & twice[:, None]
     findings = []
-    for stage, rank in np.argwhere(counts != expected)[:MOST].tolist():
-        own = sums[(program.operation[sums] == stage) & (program.rank[sums] == rank)]
+    for stage in np.flatnonzero((counts != expected).any(axis=1))[:MOST].tolist():
+        own = sums[program.operation[sums] == stage]
         where = places(program, *own.tolist())
-        message = f"rank {rank} sums the gradient of stage {stage} {len(own)} times"
-        wanted = "once on each of the two holders" if expected[stage, rank] else "never"
-        findings.append(Finding("gradient-sum", message, None, wanted, str(len(own)), None, where))
+        holders = " and ".join(map(str, placement.copies[stage]))
+        message = f"the gradients of stage {stage}, held by {holders}, are summed wrongly"
+        wanted = "a SUM on each of the two holders" if expected[stage].any() else "no SUM"
+        found = f"{len(own)} SUM" if len(own) else "none"
+        span = where[-1].span if where else None
+        findings.append(Finding("gradient-sum", message, span, wanted, found, None, where))
     early = sums[sums < last[program.operation[sums], program.rank[sums]]]
     for row in early[:MOST].tolist():
         where = places(program, row, int(last[program.operation[row], program.rank[row]]))
