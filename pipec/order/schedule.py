@@ -53,6 +53,7 @@ def bind(item: s.ScheduleItem, given: Mapping[str, int | bool], source: Source) 
             binder.item(child)
         except Stop as stop:
             findings.append(stop.finding)
+            break  # what follows may use the names that this would have bound
     if findings:
         raise PipecError(findings, source)
     return binder.schedule(item, source)

@@ -103,13 +103,13 @@ def test_random_texts(text: str) -> None:
 def test_random_bytes_in_real_texts(seed: int) -> None:
     """A few thousand texts with bytes changed, removed or put in, and sizes of many digits."""
     rng = random.Random(seed)
-    for _ in range(500):
+    for _ in range(750):
         raw = bytearray(rng.choice(TEXTS), "utf-8")
         for _ in range(rng.choice([1, 1, 2, 8])):
             if not raw:
                 break
             at = rng.randrange(len(raw))
-            match rng.randrange(4):
+            match rng.randrange(5):
                 case 0:
                     raw[at] = rng.randrange(256)
                 case 1:
@@ -120,6 +120,10 @@ def test_random_bytes_in_real_texts(seed: int) -> None:
                     raw[at:at] = rng.choice(
                         [b"9" * 8, b"(", b"\n", b" ", b"-", b"not ", b"F ", b"W "]
                     )
+                case 4:
+                    other = rng.choice(TEXTS).encode()
+                    begin = rng.randrange(len(other) + 1)
+                    raw[at : at + 30] = other[begin : begin + rng.randrange(60)]
         survives(raw.decode("utf-8", "replace"))
 
 
