@@ -19,7 +19,7 @@ check: $(INSTALLED) types ## style and types
 # Type checkers do not follow the names under which `runtime/` and its neighbours are installed.
 types: $(INSTALLED)
 	rm -rf build/types && mkdir -p build/types/pipec
-	ln -s $(CURDIR)/pipec/* $(CURDIR)/runtime $(CURDIR)/schedules $(CURDIR)/examples build/types/pipec/
+	ln -s $(CURDIR)/pipec/* $(CURDIR)/runtime $(CURDIR)/schedules $(CURDIR)/examples $(CURDIR)/docs build/types/pipec/
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p pipec
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -5,6 +5,7 @@ import click
 from pipec.cli.comparison import compare_command, list_command
 from pipec.cli.ending import Commands
 from pipec.cli.exchange import export_command, import_command
+from pipec.cli.explanation import explain_command
 from pipec.cli.formatting import fmt_command
 from pipec.cli.picture import show_command
 from pipec.cli.proof import compile_command, verify_command
@@ -34,6 +35,7 @@ for command in (
     compile_command,
     run_command,
     fmt_command,
+    explain_command,
     import_command,
     export_command,
 ):

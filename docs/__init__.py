@@ -1,0 +1,1 @@
+"""The documentation, installed so that `pipec explain` can quote it."""
