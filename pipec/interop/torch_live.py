@@ -4,6 +4,7 @@ The only part of the compiler that needs torch, and only when it is asked for.
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from pipec.findings import Finding, PipecError, listed, nearest
@@ -22,7 +23,7 @@ _NAMES = (
 SIZES = ("P", "M", "v", "defer_recv", "comms")
 
 
-def torch_schedule(target: str, parameters: dict[str, int | bool]) -> Source:
+def torch_schedule(target: str, parameters: Mapping[str, int | bool]) -> Source:
     """The CSV of one of torch's schedules as torch lowers it.
 
     target: `torch:NAME`. parameters: P ranks, M microbatches, v stages per rank (2 if the schedule
@@ -56,7 +57,7 @@ def _known(name: str) -> str:
     raise PipecError([Finding("usage", message, None, listed(_NAMES), f"`{name}`", hint)])
 
 
-def _checked(parameters: dict[str, int | bool]) -> dict[str, int]:
+def _checked(parameters: Mapping[str, int | bool]) -> dict[str, int]:
     unknown = sorted(set(parameters) - set(SIZES))
     if unknown:
         message = f"torch's schedules have no parameter `{unknown[0]}`"

@@ -237,6 +237,7 @@ def _legend(picture: _Picture) -> tuple[list[str], float]:
     """What colours, shades and frames mean, and how much room that takes."""
     parts = [part for rank in picture.ranks for block in rank for part in block.parts]
     kinds = [kind for kind in WORDS if any(part[0] is kind for part in parts)]
+    entries: list[tuple[str, tuple[str, ...]]]
     entries = [(WORDS[kind], (colour(kind, 0),)) for kind in kinds]
     if len(picture.shades) > 1 and kinds:
         count = len(picture.shades)

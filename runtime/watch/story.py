@@ -36,8 +36,8 @@ def standing(program: Program, rank: int, position: int) -> Standing:
         what = "to be through" if waiting else "to be posted"
         return Standing(f"{at} waits for it {what}", here, peer)
     if waiting:
-        peer, message = _source(program, row)
-        return Standing(f"{at} waits for `{message}`", here, peer)
+        sender, message = _source(program, row)
+        return Standing(f"{at} waits for `{message}`", here, sender)
     return Standing(f"{at} computes", here)
 
 
