@@ -44,16 +44,20 @@ class Pipeline:
 
     stages: for each stage that this rank holds (`plan.stages(rank)`), an `nn.Module` that takes and
         returns a tensor or several. A stage held by two ranks is made equal on both at the start.
-    loss_fn: `loss_fn(output, target)` of one microbatch; without it the last stage returns its
-    loss. group: the process group whose ranks are the plan's, in order; the default group if left
-    out. channels: the wires to use; they must be safe in the plan's certificate. On gloo, messages
-    have
+    loss_fn: `loss_fn(output, *target)` of one microbatch; without it the last stage returns its
+        loss.
+    group: the process group whose ranks are the plan's, in order; the default group if left out.
+    device: where the stages are; that of their first parameter if left out.
+    channels: the wires to use; they must be safe in the plan's certificate. On gloo, messages have
         tags unless a topology is named, which is then emulated strictly.
     reduction: "mean" divides gradients by the number of microbatches of all flows, "sum" does not.
-    timeout: seconds without any progress after which every rank ends; more than the slowest
-    instruction. shapes: for each stage, what its input looks like (`TensorSpec`s or example
-    tensors); what is not
-        declared is found out at the first step.
+    shapes: for each stage, what its input looks like (`TensorSpec`s or example tensors), said by
+        any rank; what is not declared is found out at the first step.
+    keep_outputs: whether `outputs` are kept in training too.
+    check_finite: whether a loss that is infinite or not a number ends the step.
+    timeout: seconds in which no rank makes any progress, after which all end; more than the
+        slowest instruction takes.
+    listeners: wrap instructions to measure or change how they run.
 
     Raises `PipelineError` for a plan, stages or a group that do not fit each other.
     """
@@ -167,7 +171,11 @@ class Pipeline:
             dist.barrier(self._group)
         finally:
             board.opened()
-        remote = [rank for rank, other in enumerate(hosts) if other != host]
+        remote = [
+            rank
+            for rank, other in enumerate(hosts)
+            if other != host or not board.read(rank).process  # a container with memory of its own
+        ]
         key, links = self._key, self._links
         return Watchdog(
             self.plan.program, board, self._store, key, self.rank, remote, links, timeout

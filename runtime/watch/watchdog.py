@@ -99,9 +99,11 @@ class Watchdog:
     # --- called by the step -----------------------------------------------------------------------
 
     def enter(self, mode: int) -> None:
-        """A step begins, TRAIN or EVAL. Raises `PipelineError` if the pipeline failed before."""
+        """A step begins, TRAIN or EVAL. Raises `PipelineError` if the pipeline failed or is closed."""
         if self.failure is not None:
             raise self.error("the pipeline failed before and cannot go on")
+        if self._ended.is_set():
+            raise PipelineError("the pipeline is closed", hint="make a new one")
         self.board.line[MODE] = mode
         self.board.line[POSITION] = 0
         self.board.line[STEP] += 1

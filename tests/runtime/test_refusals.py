@@ -402,3 +402,17 @@ def test_the_line_that_made_it(four: Ranks) -> None:
     """The error on every rank points at the line of the `.pipe` file that made the instruction."""
     for said in four.run(in_source, on=(0, 1)):
         assert said.startswith("1f1b.pipe:") or "/1f1b.pipe:" in said.split(" ")[0]
+
+
+def closed(rank: int, group: ProcessGroup) -> str:
+    plan = compiled("1f1b", 2, 2)
+    pipe = Pipeline(plan, stages_for(plan, rank), loss_fn=loss_of, group=group, timeout=20)
+    pipe.step(*batch_of(2))
+    pipe.close()
+    pipe.close()
+    return refused(lambda: pipe.step(*batch_of(2)))[0]
+
+
+def test_closed(four: Ranks) -> None:
+    """A closed pipeline says that it is closed; closing it twice is no mistake."""
+    assert four.run(closed, on=(0, 1)) == ["the pipeline is closed"] * 2
