@@ -36,7 +36,11 @@ class Machine:
         self.queues: dict[tuple[object, ...], list[int]] = defaultdict(list)
         self.pairs: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for row in range(len(program)):
-            kind, rank, peer = Kind(program.kind[row]), int(program.rank[row]), int(program.peer[row])
+            kind, rank, peer = (
+                Kind(program.kind[row]),
+                int(program.rank[row]),
+                int(program.peer[row]),
+            )
             if kind in COMPUTE:
                 self.units[rank].append(row)
             elif kind is Kind.SUM:
