@@ -151,11 +151,9 @@ class Stream:
         posts = dict(zip(receives, receives[ahead:], strict=False))
         for row in receives[:ahead]:
             self._add(row, incoming[row].post)
-        through: dict[int, list[tuple[int, Run]]] = defaultdict(list)
-        last_uses = retirements(self.program, self._context.rank)
-        endings: list[tuple[int, Run]] = []
+        retiring = _Retiring(self.program, self._context.rank, self._context.wire.retires)
         for row in self._rows:
-            for send, retire in through.pop(row, ()):
+            for send, retire in retiring.before(row):
                 self._add(send, retire, WAIT)
             match Kind(int(self.program.kind[row])):
                 case Kind.RECV:
@@ -164,23 +162,23 @@ class Stream:
                 case Kind.SEND:
                     outgoing = self._send(row)
                     self._add(row, outgoing.post)
-                    if row in last_uses and self._context.wire.retires:
-                        through[last_uses[row]].append((row, outgoing.retire))
-                    else:
-                        endings.append((row, outgoing.retire))
+                    retiring.add(row, outgoing.retire)
                 case Kind.SUM:
                     stage = int(self.program.operation[row])
                     self._add(row, partial(self._context.copies.post, stage))
-                    endings.append((row, partial(self._context.copies.wait, stage)))
+                    retiring.at_the_end.append((row, partial(self._context.copies.wait, stage)))
                 case _:
                     arrival = self._incoming.get(int(self.program.operation[row]))
                     if arrival is not None:
                         self._add(row, arrival.wait, WAIT)
                     self._add(row, self._compute(row))
+        self._end(retiring.at_the_end)
 
-        if endings:
-            self._add(endings[0][0], self._context.wire.drain, WAIT)
-        for row, wait in endings:
+    def _end(self, waits: Sequence[tuple[int, Run]]) -> None:
+        """What is waited for when everything has been issued."""
+        if waits:
+            self._add(waits[0][0], self._context.wire.drain, WAIT)
+        for row, wait in waits:
             self._add(row, wait, WAIT)
 
     def _ahead(self, receives: int) -> int:
@@ -276,3 +274,23 @@ class Stream:
         """What takes an operation's message, if it has one."""
         incoming = self._incoming.get(operation)
         return incoming.take if incoming else None
+
+
+class _Retiring:
+    """When each SEND of a stream is waited for: once it is surely through, or at the end."""
+
+    def __init__(self, program: Program, rank: int, early: bool):
+        self.at_the_end: list[tuple[int, Run]] = []
+        self._through: dict[int, list[tuple[int, Run]]] = defaultdict(list)
+        self._last_uses = retirements(program, rank) if early else {}
+
+    def add(self, row: int, retire: Run) -> None:
+        """Wait for a SEND in its time."""
+        if row in self._last_uses:
+            self._through[self._last_uses[row]].append((row, retire))
+        else:
+            self.at_the_end.append((row, retire))
+
+    def before(self, row: int) -> Sequence[tuple[int, Run]]:
+        """The SENDs that are surely through before a row runs."""
+        return self._through.pop(row, ())

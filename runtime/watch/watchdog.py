@@ -99,7 +99,7 @@ class Watchdog:
     # --- called by the step -----------------------------------------------------------------------
 
     def enter(self, mode: int) -> None:
-        """A step begins, TRAIN or EVAL. Raises `PipelineError` if the pipeline failed or is closed."""
+        """A step begins, TRAIN or EVAL. Raises `PipelineError` if the pipeline has ended."""
         if self.failure is not None:
             raise self.error("the pipeline failed before and cannot go on")
         if self._ended.is_set():

@@ -240,19 +240,20 @@ class Slow(nn.Module):
         return self.linear(x)
 
 
-def slowly(rank: int, group: ProcessGroup | None) -> None:
-    """Rank 2 waits longer than the timeout for its first message, while the others are at work."""
-    plan = compiled("1f1b", 3, 4)
-    stages = {stage: Slow(0.8 if stage < 2 else 0.0) for stage in plan.stages(rank)}
-    pipe = Pipeline(plan, stages, loss_fn=functional.mse_loss, timeout=1.2)
-    x = torch.ones(MICROBATCHES, WIDTH)
-    pipe.step(x, x)
+def slowly(rank: int, group: ProcessGroup | None) -> int:
+    """Rank 3 waits longer than the timeout for its first message, while the others are at work."""
+    plan = compiled("forward", 4, 1)
+    stages = {stage: Slow(1.0 if stage < 3 else 0.0) for stage in plan.stages(rank)}
+    pipe = Pipeline(plan, stages, loss_fn=functional.mse_loss, timeout=2.2)
+    x = torch.ones(1, WIDTH)
+    pipe.eval(x, x)
     pipe.close()
+    return len(pipe.losses)
 
 
 def test_slow_is_not_hung(fresh: Fresh) -> None:
     """Nobody is ended for waiting while other ranks make progress."""
-    fresh(3).run(slowly)
+    assert fresh(4).run(slowly) == [0, 0, 0, 1]
 
 
 def gone(rank: int, group: ProcessGroup | None) -> float:
