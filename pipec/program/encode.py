@@ -13,7 +13,7 @@ from pipec.program.costs import Costs, PerStage
 from pipec.program.effects import COMPUTE, STEP, Kind
 from pipec.program.memory import KEYS as MEMORY_KEYS
 from pipec.program.memory import Memory
-from pipec.program.placement import Flow, Placement
+from pipec.program.placement import MOST_RANKS, Flow, Placement
 from pipec.program.program import Origins, Program
 from pipec.program.shape import Misshapen, member, of_type, whole
 from pipec.source import Source, Span
@@ -82,19 +82,19 @@ def encode_program(program: Program) -> dict[str, Any]:
 def decode_program(section: Any, source: Source | None) -> Program:
     """The program, with every reference in range, so that nothing after it needs to check again."""
     streams = member(section, "streams", list, "program")
-    if not 1 <= len(streams) <= 2**15:
-        raise Misshapen("a plan has at least one rank", None, str(len(streams)))
+    if not 1 <= len(streams) <= MOST_RANKS:
+        raise Misshapen("a plan has ranks", f"from 1 to {MOST_RANKS}", str(len(streams)))
     kinds = list(Kind.__members__)
     if member(section, "kinds", list, "program") != kinds:
         raise Misshapen(
             "`program.kinds` are not the instructions of this version", ", ".join(kinds)
         )
     placement = Placement(len(streams), _flows(section, len(streams)))
-    if placement.size > LARGEST:
-        raise Misshapen("the program is too large", f"at most {LARGEST} operations")
     spans = tuple(_span(pair) for pair in member(section, "spans", list, "program"))
     columns = [_stream(stream, rank) for rank, stream in enumerate(streams)]
     lengths = [len(stream[0]) for stream in columns]
+    if not placement.fits(sum(lengths)):
+        raise Misshapen("the flows are too large for these streams", None, str(placement.size))
     kind, operation, peer, tie, origin = (
         np.concatenate(part) for part in zip(*columns, strict=True)
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipec.findings import Finding, PipecError, listed, nearest
 from pipec.program.effects import COMPUTE, STEP, TRAVELS, Kind, Step
-from pipec.program.placement import Flow, Placement
+from pipec.program.placement import MOST_RANKS, Flow, Placement
 from pipec.program.program import Instruction, Origins, Program, Table
 from pipec.source import Source, Span
 
@@ -145,12 +145,13 @@ class _Reader:
         self._findings.append(Finding("listing", message, span, expected, found, hint))
 
     def _read_ranks(self, code: str, span: Span) -> None:
-        match = re.fullmatch(r"ranks\s+(\d{1,6})", code)
-        if not match or int(match[1]) < 1:
-            self._reject(
-                "a listing begins with its number of ranks", span, "`ranks 4`", f"`{code}`"
-            )
-        self._ranks = max(int(match[1]), 1) if match else 1
+        match = re.fullmatch(r"ranks\s+(\d{1,9})", code)
+        if not match or not 1 <= int(match[1]) <= MOST_RANKS:
+            expected = f"`ranks 4`, at most {MOST_RANKS}"
+            message = "a listing begins with its number of ranks"
+            self._reject(message, span, expected, f"`{code}`")
+            match = None
+        self._ranks = int(match[1]) if match else 1
 
     def _read_flow(self, code: str, span: Span) -> None:
         match = _FLOW.fullmatch(code)
@@ -244,11 +245,17 @@ class _Reader:
         return False
 
     def program(self) -> Program:
-        ranks = self._ranks or 1
+        ranks, end = self._ranks or 1, Span(len(self._source.text), len(self._source.text))
+        if self._ranks is None:
+            message = "a listing begins with its number of ranks"
+            self._reject(message, end, "`ranks 4`", "nothing")
         if not self._findings and len(self._seen) < ranks:
             missing = min(set(range(ranks)) - self._seen)
-            end = Span(len(self._source.text), len(self._source.text))
             self._reject(f"rank {missing} is missing", end, f"{ranks} ranks", f"{len(self._seen)}")
+        if not self._findings and self._placement and not self._placement.fits(len(self._rows)):
+            found = f"{self._placement.size} operations in {len(self._rows)} instructions"
+            message = "the flows are too large for these streams"
+            self._reject(message, end, "the microbatches that are there", found)
         if self._findings or self._placement is None:
             raise PipecError(self._findings[:MOST_FINDINGS], self._source)
         table = np.array(self._rows, np.int64).reshape(-1, 6)

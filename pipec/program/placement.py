@@ -41,6 +41,10 @@ class Operations(NamedTuple):
     microbatch: Any
 
 
+MOST_RANKS = 2**15
+_SPARSE = 10**7
+
+
 @dataclass(frozen=True)
 class Placement:
     """The flows of a program on its ranks."""
@@ -58,6 +62,14 @@ class Placement:
     def size(self) -> int:
         """How many operation ids there are."""
         return int(self.base[-1])
+
+    def fits(self, rows: int) -> bool:
+        """Whether a program of so many instructions can be a program of this placement.
+
+        A complete one has an instruction for every third id at least. What is far from that is a
+        mistake, and tables over its ids could be larger than the memory.
+        """
+        return self.size < 2**31 and self.size <= max(6 * rows, _SPARSE)
 
     @cached_property
     def stages(self) -> Array:

@@ -105,10 +105,10 @@ def chosen(program: Program, rows: np.ndarray) -> Program:
 def behaves(program: Program, mutant: Program, channels: Channels) -> bool:
     """Whether a mutant runs through and gives the outputs and gradients of the program."""
     try:
-        same = results(mutant) == results(program)
+        whole = len(run(mutant, channels)) == len(mutant)
+        return whole and results(mutant) == results(program)
     except (Wrong, ValueError):  # ValueError: SENDs without RECVs
         return False
-    return same and len(run(mutant, channels)) == len(mutant)
 
 
 MODELS = st.builds(Channels, st.sampled_from(("rank", "pair", "directed")), st.integers(0, 1))

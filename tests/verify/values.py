@@ -97,7 +97,10 @@ class _Evaluation:
 
     def term(self, row: int) -> Term:
         if row not in self.terms:
+            self.terms[row] = None
             self.terms[row] = self.computed(row)
+        if self.terms[row] is None:
+            raise Wrong(f"row {row} needs itself")
         return self.terms[row]
 
     def computed(self, row: int) -> Term:
