@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -46,6 +47,8 @@ def fail(how: str) -> None:
             os._exit(3)
         case "hang":
             time.sleep(600)
+        case "hold":
+            ctypes.PyDLL(None).sleep(600)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -94,8 +97,11 @@ def train(
     torch.distributed.barrier()  # each host's ranks remove the file of their host
     assert not [path for path in shared_files() if token in path.name], "a file was left behind"
     x = torch.ones(MICROBATCHES, WIDTH)
-    for _ in range(STEPS + 1):
-        pipe.step(x, x)
+    for number in range(STEPS + 1):
+        if options.get("evaluate") and number:
+            pipe.eval(x, x)
+        else:
+            pipe.step(x, x)
 
 
 def shared_files() -> Sequence[Path]:
@@ -197,6 +203,15 @@ def test_hang(fresh: Fresh, tmp_path: Path, wires: str, apart: bool) -> None:
     assert "test_failures.py" in said and "in fail" in said
 
 
+def test_hang_in_evaluation(fresh: Fresh) -> None:
+    """In `eval`, ranks are placed in the stream of the forwards."""
+    answers = failing(fresh, 3, 1, "hang", timeout=1.0, evaluate=True)
+    assert answers[1].kind == "ended"
+    for rank in (0, 2):
+        check_error(answers[rank], f"rank 1 at index 7 {INSTRUCTION} computes")
+    assert "rank 2 at index 5 `F main 2 2` waits for `RECV F main 2 2 <- 1`" in answers[2].error
+
+
 def test_stop(fresh: Fresh) -> None:
     """A stopped rank is told from one that computes, and ends as soon as it goes on."""
     ranks = fresh(3)
@@ -208,6 +223,14 @@ def test_stop(fresh: Fresh) -> None:
     os.kill(stopped.pid, signal.SIGCONT)
     (answer,) = ranks.collect((1,), LIMIT)
     check_error(answer, "nothing has moved for 1 s", "rank 1 is stopped")
+
+
+def test_hang_in_c(fresh: Fresh) -> None:
+    """A rank whose interpreter is held looks stopped, and the others do not wait for it."""
+    ranks = fresh(3)
+    ranks.begin(train, 1, "hold", {"timeout": 1.0}, on=range(3))
+    for answer in ranks.collect((0, 2), LIMIT):
+        check_error(answer, "nothing has moved for 1 s", INSTRUCTION, "rank 1 is stopped")
 
 
 def outside(rank: int, group: ProcessGroup | None) -> None:
