@@ -11,7 +11,7 @@ from rich.text import Text
 from pipec.cli.ending import FINDINGS, status_of
 from pipec.cli.options import compiling, format_option, parameters, settings
 from pipec.cli.output import console, emit, patience, say
-from pipec.compiler import Compiled, Settings, build, certify, takes
+from pipec.compiler import Settings, build, certify, takes
 from pipec.findings import Finding, PipecError
 from pipec.library import entries
 from pipec.program.effects import Kind
@@ -19,7 +19,7 @@ from pipec.source import Source
 from pipec.verify.json import finding_json
 from pipec.view.findings import error_text, findings_text
 from pipec.view.json import compared_json, entry_json
-from pipec.view.tables import Compared, comparison_table, costs_text, library_table
+from pipec.view.tables import Compared, comparison_table, costs_text, library_table, scale_text
 
 
 @click.command("list")
@@ -34,7 +34,8 @@ def list_command(form: str) -> None:
     if form == "json":
         emit([entry_json(entry) for entry in entries()])
     else:
-        console().print(library_table(entries()))
+        screen = console()
+        screen.print(library_table(entries(), screen.width))
 
 
 @click.command("compare")
@@ -42,7 +43,7 @@ def list_command(form: str) -> None:
 @compiling
 @format_option
 def compare_command(words: tuple[str, ...], form: str, **options: Any) -> None:
-    """Compare schedules at one size: makespan, bubbles, peak memory, stages held, messages.
+    """Compare schedules at one size: makespan, bubbles, peak memory, parameters, messages.
 
     \b
     pipec compare gpipe 1f1b zb1p zbv dualpipe P=8 M=32
@@ -65,6 +66,7 @@ def compare_command(words: tuple[str, ...], form: str, **options: Any) -> None:
     elif rows:
         console().print(comparison_table(rows))
         console().print(costs_text(rows))
+        console().print(scale_text(rows), end="\n" if scale_text(rows) else "")
     for result in left_out if form == "text" else ():
         say(Text(result.name, "bold").append(" is left out:\n", "not bold").append(result.text))
     sys.exit(max((result.status for result in left_out), default=0))
@@ -110,19 +112,16 @@ def _result(name: str, sizes: Mapping[str, int | bool], chosen: Settings) -> Com
     if certificate.report is None or not certificate.ok:
         text = findings_text(certificate.findings, compiled.source, compiled.program)
         return _LeftOut(name, certificate.findings, compiled.source, text, FINDINGS)
-    return Compared(
-        name, certificate.report, _held(compiled), _messages(compiled), certificate.costs
-    )
-
-
-def _held(compiled: Compiled) -> int:
-    """The most stages that a rank holds."""
     placement = compiled.program.placement
-    return max(len(placement.held(rank)) for rank in range(placement.ranks))
-
-
-def _messages(compiled: Compiled) -> int:
-    return int((compiled.program.kind == Kind.SEND).sum())
+    return Compared(
+        name,
+        certificate.report,
+        placement.ranks,
+        placement.flows[0].stages,
+        max(len(placement.held(rank)) for rank in range(placement.ranks)),
+        int((compiled.program.kind == Kind.SEND).sum()),
+        certificate.costs,
+    )
 
 
 def _json(result: Compared | _LeftOut) -> dict[str, Any]:

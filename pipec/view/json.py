@@ -29,7 +29,9 @@ def compared_json(row: Compared) -> dict[str, Any]:
         "bubble_rate": row.report.bubble_rate,
         "span_bubble_rate": row.report.span_bubble_rate,
         "peak_memory": row.report.peak_memory,
+        "stages": row.stages,
         "stages_held": row.held,
+        "scale": row.scale,
         "messages": row.messages,
         "costs": row.costs,
     }

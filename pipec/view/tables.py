@@ -13,15 +13,31 @@ from pipec.simulate.report import Report
 from pipec.verify.certificate import Certificate
 
 
-def library_table(entries: Sequence[Entry]) -> Table:
-    """One line a schedule."""
-    table = _table("schedule", "parameters", "what it is", "constraints")
-    for entry in entries:
-        parameters = ", ".join(entry.parameters)
-        table.add_row(entry.name, parameters, entry.summary, "; ".join(entry.constraints))
+def library_table(entries: Sequence[Entry], width: int) -> Table:
+    """One line a schedule; its summary and its constraints are cut to what `width` leaves."""
+    heads = ("schedule", "parameters", "what it is", "constraints")
+    rows = [
+        (entry.name, ", ".join(entry.parameters), entry.summary, "; ".join(entry.constraints))
+        for entry in entries
+    ]
+    widest = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
+    left = width - widest[0] - widest[1] - _GAPS
+    summary = max(left - widest[3], min(left // 2, widest[2]))
+    table = _table(*heads)
+    for row in rows:
+        table.add_row(*row[:2], _cut(row[2], summary), _cut(row[3], left - summary))
     table.columns[0].style = "bold"
-    table.columns[2].overflow = table.columns[3].overflow = "fold"
+    for column in table.columns:
+        column.no_wrap, column.overflow = True, "ellipsis"
     return table
+
+
+_GAPS = 11
+"""What stands between the columns of the library's table, and around them."""
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
 
 
 def certificate_text(certificate: Certificate, program: Program, title: str) -> Text:
@@ -60,10 +76,22 @@ class Compared:
 
     name: str
     report: Report
+    ranks: int
+    stages: int
     held: int
     """The most stages that a rank holds, i.e. parameters in stages."""
     messages: int
     costs: str
+
+    @property
+    def scale(self) -> float:
+        """The size of a stage in P-ths of the model: what figures in stages are scaled by."""
+        return self.ranks / self.stages
+
+    @property
+    def parameters(self) -> float:
+        """The largest share of the model's parameters that a rank holds."""
+        return self.held / self.stages
 
 
 def costs_text(rows: Sequence[Compared]) -> str:
@@ -74,33 +102,52 @@ def costs_text(rows: Sequence[Compared]) -> str:
 
 
 def comparison_table(rows: Sequence[Compared]) -> Table:
-    """One line a schedule, the best of each column in bold."""
-    table = _table(
-        "schedule", "makespan", "bubble", "span bubble", "peak memory", "stages held", "messages"
-    )
-    columns = [
-        [float(row.report.makespan) for row in rows],
-        [row.report.bubble_rate for row in rows],
-        [row.report.span_bubble_rate for row in rows],
-        [float(row.report.peak_memory) for row in rows],
-        [float(row.held) for row in rows],
-        [float(row.messages) for row in rows],
-    ]
+    """One line a schedule, the best of each column in bold.
+
+    Where stages are of different sizes, makespan and peak are shown for one model, too.
+    """
+    scaled = len({row.scale for row in rows}) > 1
+    columns = {
+        "makespan": [_number(row.report.makespan) for row in rows],
+        "scaled": [_number(row.report.makespan * row.scale) for row in rows],
+        "bubble": [f"{row.report.bubble_rate:.1%}" for row in rows],
+        "span bubble": [f"{row.report.span_bubble_rate:.1%}" for row in rows],
+        "peak memory": [_number(row.report.peak_memory) for row in rows],
+        "scaled ": [_number(row.report.peak_memory * row.scale) for row in rows],
+        "parameters": [f"{row.held}/{row.stages}" for row in rows],
+        "messages": [str(row.messages) for row in rows],
+    }
+    values = {
+        "makespan": [0.0 if scaled else float(row.report.makespan) for row in rows],
+        "scaled": [float(row.report.makespan * row.scale) for row in rows],
+        "bubble": [row.report.bubble_rate for row in rows],
+        "span bubble": [row.report.span_bubble_rate for row in rows],
+        "peak memory": [0.0 if scaled else float(row.report.peak_memory) for row in rows],
+        "scaled ": [float(row.report.peak_memory * row.scale) for row in rows],
+        "parameters": [row.parameters for row in rows],
+        "messages": [float(row.messages) for row in rows],
+    }
+    shown = [name for name in columns if scaled or not name.startswith("scaled")]
+    table = _table("schedule", *shown)
     for at, row in enumerate(rows):
+        best = [0 < values[name][at] == min(values[name]) for name in shown]
         cells = [
-            _number(row.report.makespan),
-            f"{row.report.bubble_rate:.1%}",
-            f"{row.report.span_bubble_rate:.1%}",
-            _number(row.report.peak_memory),
-            str(row.held),
-            str(row.messages),
+            Text(columns[name][at], "bold green" if is_best else "")
+            for name, is_best in zip(shown, best, strict=True)
         ]
-        styled = [
-            Text(cell, "bold green" if column[at] == min(column) else "")
-            for cell, column in zip(cells, columns, strict=True)
-        ]
-        table.add_row(Text(row.name, "bold"), *styled)
+        table.add_row(Text(row.name, "bold"), *cells)
     return table
+
+
+def scale_text(rows: Sequence[Compared]) -> str:
+    """How figures in stages of different sizes compare; empty where all stages are of one size."""
+    if len({row.scale for row in rows}) == 1:
+        return ""
+    sizes: dict[str, list[str]] = {}
+    for row in rows:
+        sizes.setdefault(f"1/{row.stages}", []).append(row.name)
+    said = "; ".join(f"{size} of the model for {', '.join(sizes[size])}" for size in sizes)
+    return f"a stage is {said}: `scaled` counts in {rows[0].ranks}ths of the model"
 
 
 def _table(*columns: str) -> Table:
