@@ -56,6 +56,13 @@ def _table(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def test_every_folder_of_tests_is_on_the_architecture_page() -> None:
+    """The table of tests names every folder below `tests/`, and no other one."""
+    listed = set(re.findall(r"^\| `tests/(\w+)` \|", page("architecture"), flags=re.MULTILINE))
+    there = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("*.*"))}
+    assert listed == there - {"__pycache__"}
+
+
 def test_rooms_import_from_rooms_above_them() -> None:
     """No module imports from a room below its own in the table of rooms."""
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page("architecture"), flags=re.MULTILINE)
