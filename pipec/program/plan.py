@@ -97,10 +97,10 @@ def parse_plan(content: str, name: str) -> Plan:
     try:
         return _decoded(_checked(content))
     except Misshapen as error:
-        finding = Finding(
-            "plan", f"{name}: {error.message}", None, error.expected, error.found, error.hint
-        )
-        raise PipecError([finding]) from None
+        message, expected, found, hint = error.message, error.expected, error.found, error.hint
+    except RecursionError:
+        message, expected, found, hint = "this is nested too deeply", "a plan file", None, None
+    raise PipecError([Finding("plan", f"{name}: {message}", None, expected, found, hint)])
 
 
 def is_plan(content: str) -> bool:
@@ -124,7 +124,7 @@ def _checked(content: str) -> dict[str, Any]:
     if not isinstance(plan, dict) or plan.get("format") != FORMAT:
         found = plan.get("format") if isinstance(plan, dict) else type(plan).__name__
         raise Misshapen("this is not a plan file", f'"format": "{FORMAT}"', repr(found)[:60])
-    if plan.get("version") != VERSION:
+    if plan.get("version") != VERSION or isinstance(plan["version"], bool):
         found = repr(plan.get("version"))[:60]
         hint = "compile it again with this version of pipec"
         raise Misshapen("this plan is of another version", str(VERSION), found, hint)

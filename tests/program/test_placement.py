@@ -1,0 +1,104 @@
+"""The arithmetic of operation ids, and who holds what."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_programs import placements
+
+from pipec.program.effects import NEEDS, TRAVELS, Step, Value
+from pipec.program.needs import inputs, sources
+from pipec.program.placement import Flow, Placement
+
+
+def everything(placement: Placement) -> list[tuple[int, int, int, int]]:
+    """Flow, step, stage and microbatch of every operation, in the order of ids."""
+    return [
+        (number, step, stage, microbatch)
+        for number, flow in enumerate(placement.flows)
+        for step in range(len(Step))
+        for stage in range(flow.stages)
+        for microbatch in range(flow.microbatches)
+    ]
+
+
+@settings(deadline=None)
+@given(placements())
+def test_ids_are_dense_and_split_is_the_inverse(placement: Placement) -> None:
+    """Ids number all operations from 0, as integers and as arrays, and split takes them apart."""
+    parts = everything(placement)
+    assert placement.size == len(parts)
+    assert [int(placement.operation(*part)) for part in parts] == list(range(len(parts)))
+    assert [tuple(map(int, placement.split(number))) for number in range(len(parts))] == parts
+    columns = placement.split(np.arange(len(parts)))
+    assert [tuple(map(int, row)) for row in zip(*columns, strict=True)] == parts
+    assert list(placement.operation(*columns)) == list(range(len(parts)))
+
+
+@settings(deadline=None)
+@given(placements())
+def test_who_holds_what(placement: Placement) -> None:
+    """home, held, copies and chunks agree with the flows."""
+    for number, (flow, _, stage, _) in enumerate(everything(placement)):
+        assert placement.home[number] == placement.flows[flow].ranks[stage]
+    for rank in range(placement.ranks):
+        held = {
+            stage
+            for flow in placement.flows
+            for stage in range(flow.stages)
+            if flow.ranks[stage] == rank
+        }
+        assert placement.held(rank) == tuple(sorted(held))
+        for number, flow in enumerate(placement.flows):
+            mine = [stage for stage in range(flow.stages) if flow.ranks[stage] == rank]
+            chunks = placement.chunks[number, rank].tolist()
+            assert chunks == mine + [-1] * (len(chunks) - len(mine))
+    for stage, ranks in enumerate(placement.copies):
+        assert set(ranks) == {flow.ranks[stage] for flow in placement.flows}
+        assert list(ranks) == sorted(ranks)
+
+
+def test_what_operations_need() -> None:
+    """The joins of the effects table, in words: F needs the activation before, and so on."""
+    assert {(need.value, need.step, need.stage) for need in NEEDS[Step.FORWARD]} == {
+        (Value.ACTIVATION, Step.FORWARD, -1)
+    }
+    assert {(need.value, need.step, need.stage) for need in NEEDS[Step.BACKWARD]} == {
+        (Value.SAVED, Step.FORWARD, 0),
+        (Value.GRADIENT, Step.BACKWARD, 1),
+    }
+    assert {(need.value, need.step, need.stage) for need in NEEDS[Step.WEIGHTS]} == {
+        (Value.STASH, Step.BACKWARD, 0)
+    }
+    assert set(TRAVELS) == {Step.FORWARD, Step.BACKWARD}
+
+
+@settings(deadline=None)
+@given(placements())
+def test_needs_as_arithmetic(placement: Placement) -> None:
+    """inputs and sources by additions are what the parts say, and flow ends have none."""
+    parts = everything(placement)
+    numbers = {part: number for number, part in enumerate(parts)}
+    expected, travelling = set(), [-1] * len(parts)
+    for number, (flow, step, stage, microbatch) in enumerate(parts):
+        for need in NEEDS[Step(step)]:
+            producer = numbers.get((flow, need.step, stage + need.stage, microbatch))
+            if producer is not None:
+                expected.add((number, producer))
+                travelling[number] = producer if need.stage else travelling[number]
+    ids = np.arange(len(parts))
+    found = {
+        (int(number), int(producer))
+        for needed in inputs(placement, ids)
+        for number, producer in zip(needed.which, needed.producer, strict=True)
+    }
+    assert found == expected
+    assert list(sources(placement, ids)) == travelling
+
+
+@given(st.integers(0, 10**7))
+def test_sizes_that_no_program_has(rows: int) -> None:
+    """A placement fits its streams if they could hold all of it; small ones always fit."""
+    assert Placement(1, (Flow("a", 10, (0,)),)).fits(rows)
+    complete = Placement(1, (Flow("a", max(rows // 2, 1), (0,)),))
+    assert complete.fits(rows)
+    assert not Placement(1, (Flow("a", 2**30, (0,)),)).fits(rows)
