@@ -5,7 +5,7 @@ Costs are rationals and are counted in whole ticks of one common size, so that a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import lcm
@@ -31,7 +31,7 @@ LARGEST, _LEAST = 10**12, Fraction(1, 10**18)
 """The largest time, and the smallest difference of two times."""
 
 _NUMBER = re.compile(
-    r"(\d{1,13}(\.\d{1,30})?|\.\d{1,30})([eE][+-]?\d{1,2})?|\d{1,13}/0*[1-9]\d{0,12}"
+    r"(\d{1,13}(\.\d{1,30})?|\.\d{1,30})([eE][+-]?\d{1,2})?|\d{1,13}/0*[1-9]\d{0,12}", re.ASCII
 )
 
 
@@ -137,7 +137,7 @@ def durations(table: Table, costs: Costs, serial: bool | None = None) -> Duratio
     by_kind = np.zeros((len(Kind), stages), np.int64)
     for kind, effect in EFFECTS.items():
         times = [costs.time(effect.cost, stage) for stage in range(stages)]
-        by_kind[kind] = [round(time * scale) for time in times]
+        by_kind[kind] = whole("costs", times, scale)
     stage = np.zeros(len(table), np.int64)
     compute = table.compute
     stage[compute] = table.placement.split(table.operation[compute]).stage
@@ -147,15 +147,31 @@ def durations(table: Table, costs: Costs, serial: bool | None = None) -> Duratio
     return Durations(ticks, scale, serial)
 
 
+MOST_TICKS = 2**61
+
+
+def whole(what: str, amounts: Sequence[Fraction], scale: int) -> list[int]:
+    """Amounts in whole ticks. Raises `PipecError` where one needs more than 61 bits."""
+    ticks = [round(amount * scale) for amount in amounts]
+    if max(map(abs, ticks), default=0) >= MOST_TICKS:
+        raise too_large(what)
+    return ticks
+
+
+def too_large(what: str) -> PipecError:
+    """Costs or amounts that add up to more than 63 bits."""
+    message = f"these {what} are too large or too fine for a program of this size"
+    return PipecError([Finding("value", message, hint="state fewer digits")])
+
+
 def _pair_up(table: Table, costs: Costs, stage: Array, scale: int, ticks: Array) -> None:
     """Put the time of each OVERLAP on its first row."""
     first, second = table.pairs
     ticks[first] += ticks[second]
     ticks[second] = 0
     if PAIR in costs.times:
-        pair = np.array(
-            [round(costs.time(PAIR, number) * scale) for number in range(int(stage.max()) + 1)]
-        )
+        times = [costs.time(PAIR, number) for number in range(int(stage.max()) + 1)]
+        pair = np.array(whole("costs", times, scale), np.int64)
         forward = np.where(table.kind[first] == Kind.F, first, second)
         ticks[first] = pair[stage[forward]]
 

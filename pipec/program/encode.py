@@ -198,6 +198,8 @@ def encode_costs(costs: Costs) -> dict[str, Any]:
 def decode_costs(section: Any) -> Costs:
     """The costs of a plan."""
     times = _decode_amounts(member(section, "times", dict, "costs"), COST_KEYS, "costs.times")
+    if any(part < 0 for time in times.values() for part in _parts(time)):
+        raise Misshapen("`costs.times` has a time below 0", "times of 0 or more")
     return Costs(times, member(section, "serial", bool, "costs"))
 
 
@@ -239,6 +241,10 @@ def _decode_amounts(
         )
         amounts[key] = parts if several else parts[0]
     return amounts
+
+
+def _parts(amount: PerStage) -> tuple[Fraction, ...]:
+    return amount if isinstance(amount, tuple) else (amount,)
 
 
 def _fraction(value: Any, where: str) -> Fraction:

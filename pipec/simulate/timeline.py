@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.findings import Finding, PipecError
-from pipec.program.costs import Durations
+from pipec.program.costs import Durations, too_large
 from pipec.program.graph import Graph
 from pipec.program.program import Table
 from pipec.program.sweep import NEVER, sweep
@@ -57,11 +56,10 @@ def simulate(graph: Graph, durations: Durations) -> Swept:
     """
     ticks = durations.ticks[graph.row]
     hops = len(graph) + 1
-    if int(ticks.sum()) * hops >= NEVER:
+    if float(ticks.sum(dtype=np.float64)) * hops >= NEVER:
         hops = _deepest(graph) + 1
         if int(ticks.max()) * hops * hops >= NEVER:
-            message = "these costs are too large or too fine for a program of this size"
-            raise PipecError([Finding("value", message, hint="state fewer digits")])
+            raise too_large("costs")
     spans = ticks * hops + 1
     rises = sweep(graph.waits, spans, graph.lane)
     begin, end = ((rises - spans) // hops)[graph.event], (rises // hops)[graph.event]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.program.costs import MOST_TICKS, too_large, whole
 from pipec.program.effects import COMPUTE, EFFECTS, STEP, TRAVELS, Kind
 from pipec.program.memory import KEYS, Memory
 from pipec.program.program import Table
@@ -43,6 +44,8 @@ def usage(memory: Memory, time: Timeline) -> Usage:
     table = time.table
     scale, amounts = _amounts(table, memory)
     change = amounts[table.kind, _stage(table)]
+    if float(np.abs(change).sum(dtype=np.float64)) >= MOST_TICKS:
+        raise too_large("memory amounts")
     taken, given = np.maximum(change, 0), np.minimum(change, 0)
     _forget(table, taken, given)
     first, second = table.pairs
@@ -75,7 +78,7 @@ def _amounts(table: Table, memory: Memory) -> tuple[int, Array]:
     for kind in Kind:
         key = EFFECTS[kind].cost if COMPUTE[kind] else "message"
         if kind is not Kind.SUM:
-            amounts[kind] = [round(amount * scale) for amount in exact[key]]
+            amounts[kind] = whole("memory amounts", exact[key], scale)
     return scale, amounts
 
 
@@ -126,8 +129,13 @@ def _state(table: Table, memory: Memory, scale: int) -> Array:
     """What the stages that each rank holds take all the time; a stage held by two ranks counts
     twice.
     """
+    copies = table.placement.copies
+    amounts = [memory.amount("state", stage) for stage in range(len(copies))]
+    ticks = whole("memory amounts", amounts, scale)
+    if sum(map(abs, ticks)) >= MOST_TICKS:
+        raise too_large("memory amounts")
     state = np.zeros(table.ranks, np.int64)
-    for stage, holders in enumerate(table.placement.copies):
+    for amount, holders in zip(ticks, copies, strict=True):
         for rank in holders:
-            state[rank] += round(memory.amount("state", stage) * scale)
+            state[rank] += amount
     return state
