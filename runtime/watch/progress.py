@@ -18,7 +18,8 @@ TRAIN, EVAL = range(2)
 
 _FIELDS = 8
 _LINE = 8 * _FIELDS
-_REASON = 8192
+REASON = 8192
+"""Bytes that a reason may have."""
 IDLE = 2**62
 """The position of a rank that is in no step: at work in the user's own code."""
 
@@ -40,7 +41,7 @@ class Board:
     def __init__(self, name: str, rank: int, ranks: int):
         """name: the same on all ranks of this host and of no other pipeline."""
         self._path = _directory() / f"pipec-{os.getuid()}-{name}"
-        size = ranks * _LINE + _REASON
+        size = ranks * _LINE + 8 + REASON
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             os.ftruncate(descriptor, size)
@@ -69,7 +70,7 @@ class Board:
 
     def give_reason(self, text: str) -> None:
         """Let the ranks of this host know why the pipeline failed, even if the store is gone."""
-        content = text.encode()[: _REASON - 8]
+        content = text.encode()[:REASON]
         if not self.reason():
             self._map[self._end + 8 : self._end + 8 + len(content)] = content
             self._map[self._end : self._end + 8] = len(content).to_bytes(8, "little")

@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.links import Link
-from pipec.runtime.watch.progress import BEAT, IDLE, MODE, POSITION, STEP, Board, Seen
+from pipec.runtime.watch.progress import BEAT, IDLE, MODE, POSITION, REASON, STEP, Board, Seen
 from pipec.runtime.watch.story import Scene
 from torch.distributed import Store
 
@@ -116,7 +116,7 @@ class Watchdog:
 
     def report(self, failure: Failure) -> Failure:
         """Tell all ranks; the first reason wins and is returned."""
-        text = self.board.reason() or json.dumps(asdict(failure))
+        text = self.board.reason() or _told(failure)
         with contextlib.suppress(RuntimeError):
             text = self._store.compare_set(f"{self._key}/failed", "", text).decode()
         return self._fail(text)
@@ -263,6 +263,7 @@ class Watchdog:
         before, until = self.board.read(rank).beat, time.monotonic() + _STALE
         while time.monotonic() < until:
             time.sleep(_PERIOD)
+            self.board.line[BEAT] += 1
             if rank in self._remote:
                 with contextlib.suppress(RuntimeError):
                     self._exchange()
@@ -288,6 +289,15 @@ class Watchdog:
         peer = "" if seen.waits_for is None else f" to rank {seen.waits_for}"
         message = f"the connection{peer} broke: {_short(error)}; {seen.sentence}"
         return failure_at(self._rank, message, seen.place)
+
+
+def _told(failure: Failure) -> str:
+    """A failure as text that fits on the board; a message that is too long is cut."""
+    text = json.dumps(asdict(failure))
+    while len(text) > REASON and failure.message:
+        failure = replace(failure, message=f"{failure.message[: len(failure.message) // 2]} ...")
+        text = json.dumps(asdict(failure))
+    return text
 
 
 def _parsed(text: str) -> Failure:

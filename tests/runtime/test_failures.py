@@ -39,6 +39,8 @@ def fail(how: str) -> None:
     match how:
         case "raise":
             raise ValueError("stage broke")
+        case "long":
+            raise ValueError("stage bröke" + "ö" * 20000)
         case "interrupt":
             raise KeyboardInterrupt
         case "kill":
@@ -132,6 +134,15 @@ def test_raise(fresh: Fresh, wires: str, apart: bool) -> None:
     for rank, answer in enumerate(answers):
         check_error(answer, "rank 1 failed at index", INSTRUCTION, "ValueError: stage broke")
         assert rank == 1 or f"; rank {rank} " in answer.error
+
+
+def test_raise_at_length(fresh: Fresh) -> None:
+    """A message of any length ends the others too; they are told how it begins."""
+    answers = failing(fresh, 3, 1, "long")
+    assert len(answers[1].error) > 20000
+    for rank in (0, 2):
+        check_error(answers[rank], "rank 1 failed at index", INSTRUCTION, "ValueError: stage bröke")
+        assert len(answers[rank].error) < 8000
 
 
 def test_raise_in_backward(fresh: Fresh) -> None:
