@@ -57,7 +57,7 @@ class _Evaluation:
         last = [flow.stages - 1 for flow in self.program.placement.flows]
         forwards = [row for row in range(len(self.program)) if self.program.kind[row] == Kind.F]
         ends = [row for row in forwards if self.of(row)[2] == last[self.of(row)[0]]]
-        return Counter((int(self.program.rank[row]), self.term(row)) for row in ends)
+        return Counter((self.of(row), self.term(row)) for row in ends)
 
     def totals(self) -> dict[tuple[int, int], Counter[Term]]:
         program = self.program
@@ -119,7 +119,7 @@ class _Evaluation:
         if kind is Kind.W:
             return self.made(row, (Kind.B,), (flow, 1, stage, mb))
         forward = self.made(row, (Kind.F,), (flow, 0, stage, mb))
-        gradient: Term = ("loss", forward)
+        gradient: Term = ("loss", flow, mb, forward)
         if stage < last:
             gradient = self.brought(row, (flow, 1, stage, mb), (flow, 1, stage + 1, mb))
         return ("b", stage, forward, gradient)
