@@ -17,12 +17,12 @@ from statistics import median
 import torch
 import torch.distributed as dist
 from local import run_ranks, spread
-from pipec.runtime import Pipeline
 from torch import nn
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import get_schedule_class
 
 import pipec
+from pipec.runtime import Pipeline
 
 WIDTH = 8
 SCHEDULES = {"1f1b": "1F1B", "zbv": "ZBVZeroBubble", "dualpipev": "DualPipeV"}

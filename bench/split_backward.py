@@ -20,11 +20,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from pipec.runtime.split import Split
-from pipec.runtime.split.internals import engine_backward
 from torch import Tensor, nn
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 from torch.nn import functional
+
+from pipec.runtime.split import Split
+from pipec.runtime.split.internals import engine_backward
 
 BATCH, TOKENS, MICROBATCHES, HEADS = 4, 64, 8, 4
 Times = tuple[float, float]  # seconds in F, seconds in B + W

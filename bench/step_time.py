@@ -18,8 +18,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from local import run_ranks, spread
-from pipec.runtime import Pipeline
-from pipec.runtime.listener import Point
 from torch import nn
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import get_schedule_class
@@ -27,6 +25,8 @@ from torch.distributed.pipelining.schedules import get_schedule_class
 import pipec
 from pipec.program.costs import Costs
 from pipec.program.effects import Kind
+from pipec.runtime import Pipeline
+from pipec.runtime.listener import Point
 
 WIDTH = 64
 SCHEDULES = {"1f1b": "1F1B", "zbv": "ZBVZeroBubble", "dualpipev": "DualPipeV"}

@@ -1,7 +1,7 @@
 """Verify every library schedule at every legal size, and print how many programs that was.
 
-    python bench/sweep.py                      # P to 16, M to 64
-    python bench/sweep.py --ranks 8 --microbatches 32 zbv dualpipe
+python bench/sweep.py                      # P to 16, M to 64
+python bench/sweep.py --ranks 8 --microbatches 32 zbv dualpipe
 """
 
 import argparse
@@ -15,7 +15,12 @@ from pipec.compiler import Settings, build, certify
 from pipec.findings import PipecError
 from pipec.library import names
 
-CHUNKED = {"interleaved": (1, 2, 3), "interleavedzb": (1, 2, 3), "loopedbfs": (1, 2), "forward": (1, 2)}
+CHUNKED = {
+    "interleaved": (1, 2, 3),
+    "interleavedzb": (1, 2, 3),
+    "loopedbfs": (1, 2),
+    "forward": (1, 2),
+}
 
 
 def main() -> None:

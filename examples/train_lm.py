@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from pipec.runtime import Pipeline, Trace, measured_costs, measured_timeline
 from torch import Tensor, nn
 from torch.nn import functional
 
 import pipec
 from pipec import Channels
+from pipec.runtime import Pipeline, Trace, measured_costs, measured_timeline
 from pipec.simulate.report import report
 from pipec.simulate.usage import usage
 from pipec.verify.certificate import verify

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pipec.runtime.errors import PipelineError
 from torch import Tensor
+
+from pipec.runtime.errors import PipelineError
 
 Microbatch = tuple[Any, ...]
 

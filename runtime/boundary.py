@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
-from pipec.runtime.errors import PipelineError
-from pipec.runtime.specs import Specs, decode, encode, specs_of, wordy
 from torch import Tensor
 from torch.distributed import Store
+
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.specs import Specs, decode, encode, specs_of, wordy
 
 
 class Boundary:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from pipec.runtime.errors import PipelineError
-from pipec.runtime.split import Split, SplitError
 from torch import nn
 from torch.distributed import ProcessGroup
 
 from pipec.program.graph import Channels
 from pipec.program.plan import Plan
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.split import Split, SplitError
 
 
 def group_of(group: ProcessGroup | None) -> ProcessGroup:

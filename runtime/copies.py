@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from pipec.runtime.links import Link
 from torch import Tensor, nn
 from torch.distributed import Work
+
+from pipec.runtime.links import Link
 
 
 class Copies:

@@ -8,6 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.distributed import Store
+
+from pipec.program.effects import COMPUTE, Kind, Step
+from pipec.program.graph import Topology
+from pipec.program.plan import Plan
+from pipec.program.program import Program
 from pipec.runtime.boundary import Boundary
 from pipec.runtime.copies import Copies
 from pipec.runtime.held import Ends, Held, Run
@@ -18,13 +25,6 @@ from pipec.runtime.retire import retirements
 from pipec.runtime.specs import Specs
 from pipec.runtime.split import Split
 from pipec.runtime.wires import Wire
-from torch import nn
-from torch.distributed import Store
-
-from pipec.program.effects import COMPUTE, Kind, Step
-from pipec.program.graph import Topology
-from pipec.program.plan import Plan
-from pipec.program.program import Program
 
 LEAST_AHEAD = 2
 BYTES_AHEAD = 32 * 2**20

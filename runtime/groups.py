@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from pipec.runtime.errors import PipelineError
-from pipec.runtime.links import Link, Linker
-from pipec.runtime.specs import Specs, wordy
-from pipec.runtime.strict import StrictWire
-from pipec.runtime.wires import LinkWire, Wire
 from torch.distributed import ProcessGroup, Store
 
 from pipec.program.effects import Kind
 from pipec.program.graph import Channels, Topology
 from pipec.program.plan import Plan
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.links import Link, Linker
+from pipec.runtime.specs import Specs, wordy
+from pipec.runtime.strict import StrictWire
+from pipec.runtime.wires import LinkWire, Wire
 
 
 @dataclass(frozen=True)

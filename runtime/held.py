@@ -5,13 +5,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from pipec.runtime.batch import Microbatch
 from pipec.runtime.boundary import Boundary
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.specs import tensors_of
 from pipec.runtime.split import Record, Split
 from pipec.runtime.split.internals import engine_backward
-from torch import Tensor, nn
 
 Tensors = tuple[Any, ...]
 Run = Callable[[], None]

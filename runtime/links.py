@@ -14,9 +14,10 @@ from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
-from pipec.runtime.errors import PipelineError
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, Work
+
+from pipec.runtime.errors import PipelineError
 
 FOREVER = timedelta(days=30)
 """The timeout of operations: the pipeline's own watchdog is faster and knows more."""

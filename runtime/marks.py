@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import torch
+
 from pipec.runtime.watch.progress import POSITION
 
 Run = Callable[[], None]

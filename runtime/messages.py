@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+
 from pipec.runtime.boundary import Boundary
 from pipec.runtime.wires import Handle, Post
-from torch import Tensor
 
 Tensors = tuple[Tensor, ...]
 Run = Callable[[], None]

@@ -7,6 +7,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import PrefixStore, ProcessGroup
+
+from pipec.findings import PipecError
+from pipec.lower.forward_only import forward_only
+from pipec.program.effects import COMPUTE
+from pipec.program.graph import Channels
+from pipec.program.plan import Plan
 from pipec.runtime.batch import microbatches
 from pipec.runtime.checks import device_of, group_of, mistake_of, splits_of
 from pipec.runtime.copies import Copies, equalise
@@ -22,14 +30,6 @@ from pipec.runtime.watch.progress import EVAL, POSITION, TRAIN, Board
 from pipec.runtime.watch.story import standing
 from pipec.runtime.watch.watchdog import Failure, Watchdog, failure_at
 from pipec.runtime.wires import Wire
-from torch import Tensor, nn
-from torch.distributed import PrefixStore, ProcessGroup
-
-from pipec.findings import PipecError
-from pipec.lower.forward_only import forward_only
-from pipec.program.effects import COMPUTE
-from pipec.program.graph import Channels
-from pipec.program.plan import Plan
 from pipec.verify.place import place
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pipec.runtime.errors import PipelineError
 from torch import Tensor
+
+from pipec.runtime.errors import PipelineError
 
 
 @dataclass(frozen=True)

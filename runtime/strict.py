@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from threading import Event, Thread
 
-from pipec.runtime.links import Link
-from pipec.runtime.wires import Post
 from torch import Tensor
 from torch.distributed import Work
 
 from pipec.program.graph import Channels
+from pipec.runtime.links import Link
+from pipec.runtime.wires import Post
 
 
 class _Posted:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from pipec.runtime.listener import Point, Run
 from torch.distributed import ProcessGroup
 
 from pipec.program.costs import PAIR, SERIAL, Costs
 from pipec.program.effects import Kind
 from pipec.program.plan import Plan
+from pipec.runtime.listener import Point, Run
 from pipec.simulate.timeline import Timeline
 
 Times = NDArray[np.int64]

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from pipec.runtime.links import Link
 from torch import Tensor
 from torch.distributed import Work
+
+from pipec.runtime.links import Link
 
 
 class Handle(Protocol):

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pipec.cli.ending import FINDINGS, status_of
 from pipec.cli.options import compiling, format_option, parameters, settings
-from pipec.cli.output import console, emit, patience, say
+from pipec.cli.output import console, emit, figures, patience, say
 from pipec.compiler import Settings, build, certify, takes
 from pipec.findings import Finding, PipecError
 from pipec.library import entries
@@ -64,7 +64,7 @@ def compare_command(words: tuple[str, ...], form: str, **options: Any) -> None:
     if form == "json":
         emit([_json(result) for result in results])
     elif rows:
-        console().print(comparison_table(rows))
+        figures(comparison_table(rows))
         console().print(costs_text(rows))
         console().print(scale_text(rows), end="\n" if scale_text(rows) else "")
     for result in left_out if form == "text" else ():

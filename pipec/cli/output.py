@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 _UNBOUNDED = 100_000
@@ -28,6 +30,14 @@ def console(stderr: bool = False) -> Console:
     if not screen.is_terminal and not os.environ.get("COLUMNS"):
         screen.width = _UNBOUNDED
     return screen
+
+
+def figures(table: Table) -> None:
+    """A table of figures: headings fold where it is narrow, and no figure is ever cut."""
+    screen = console()
+    least = Measurement.get(screen, screen.options.update(width=_UNBOUNDED), table).minimum
+    screen.width = max(screen.width, least)
+    screen.print(table, soft_wrap=False)
 
 
 def say(text: str | Text) -> None:

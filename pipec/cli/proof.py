@@ -16,7 +16,7 @@ from pipec.cli.options import (
     settings,
     sizes_argument,
 )
-from pipec.cli.output import console, emit, patience, say
+from pipec.cli.output import console, emit, figures, patience, say
 from pipec.compiler import Compiled, build, certify, plan_of
 from pipec.verify.certificate import Certificate
 from pipec.verify.json import certificate_json
@@ -66,7 +66,7 @@ def verify_command(
         return
     console().print(certificate_text(certificate, compiled.program, title(compiled)), end="")
     if ranks and certificate.report:
-        console().print(rank_table(certificate.report))
+        figures(rank_table(certificate.report))
 
 
 @click.command("compile")

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipec.runtime.watch.progress import EVAL, IDLE, Seen
-
 from pipec.findings import Place
 from pipec.lower.forward_only import forward_only
 from pipec.program.effects import COMPUTE, Kind
 from pipec.program.listing import text
 from pipec.program.program import Program
+from pipec.runtime.watch.progress import EVAL, IDLE, Seen
 from pipec.verify.place import place
 
 

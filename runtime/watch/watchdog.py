@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipec.runtime.errors import PipelineError
-from pipec.runtime.links import Link
-from pipec.runtime.watch.progress import BEAT, IDLE, MODE, POSITION, REASON, STEP, Board, Seen
-from pipec.runtime.watch.story import Scene
 from torch.distributed import Store
 
 from pipec.findings import Place
 from pipec.program.program import Program
+from pipec.runtime.errors import PipelineError
+from pipec.runtime.links import Link
+from pipec.runtime.watch.progress import BEAT, IDLE, MODE, POSITION, REASON, STEP, Board, Seen
+from pipec.runtime.watch.story import Scene
 from pipec.source import Span
 
 _PERIOD = 0.1

@@ -151,6 +151,16 @@ def test_show_draws_at_every_width(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "BW" in ranks[0] or width < 60
 
 
+def test_figures_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However narrow the terminal, every figure of a table is whole."""
+    monkeypatch.setenv("COLUMNS", "40")
+    for line in ("compare 1f1b zbv P=4 M=64 --cost F=123456", "verify zbv P=4 M=8 --ranks"):
+        printed = pipec(line).stdout
+        assert "…" not in printed
+    row = next(line for line in printed.splitlines() if line.split()[:1] == ["3"])
+    assert len(row.split()) == 6
+
+
 def test_show_without_any_time() -> None:
     """Costs of nothing give an empty picture, not a division by zero."""
     assert "makespan 0" in pipec("show 1f1b P=2 M=2 --cost F=0,B=0,W=0 --svg x.svg").stdout

@@ -78,7 +78,7 @@ def test_zb_v(ranks: int) -> None:
 @pytest.mark.parametrize("ranks", EVEN_RANKS)
 @pytest.mark.parametrize("pair", [2, 3])
 def test_dualpipe(ranks: int, pair: int) -> None:
-    """DualPipe has the published bubble (P/2 - 1)(F&B + B + W - 3W) on its middle ranks, at PP+1."""
+    """DualPipe has the bubble (P/2 - 1)(F&B + B + W - 3W) on its middle ranks, at PP+1."""
     report = simulated("dualpipe", {"F&B": pair}, P=ranks, M=3 * ranks + ranks % 4)
     middle = report.ranks[ranks // 2]
     assert middle.bubble == max((ranks // 2 - 1) * (pair + 2 - 3), 0)

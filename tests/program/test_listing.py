@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import pipec.schedules
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import programs
 
+import pipec.schedules
 from pipec.findings import PipecError
 from pipec.library import names
 from pipec.program.listing import listing, parse_listing, text

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipec.runtime import PipelineError
 from piped import make_stage, stages_of
 from torch import nn
 
 from pipec.program.plan import Plan
+from pipec.runtime import PipelineError
 
 Said = tuple[str, str | None, str | None, str | None]
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from pipec.runtime.split import Split
 from torch import Tensor, nn
+
+from pipec.runtime.split import Split
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from pipec.runtime import Pipeline
 from piped import (
     WIDTH,
     assert_close,
@@ -22,6 +21,8 @@ from piped import (
 )
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+
+from pipec.runtime import Pipeline
 
 DOUBLE = torch.float64
 Make = Callable[[int, int], nn.Module]

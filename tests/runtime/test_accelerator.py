@@ -10,10 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from pipec.runtime import Pipeline, PipelineError
-from pipec.runtime.checks import mistake_of
-from pipec.runtime.marks import Marks
-from pipec.runtime.watch.progress import POSITION
 from piped import (
     assert_same,
     batch_of,
@@ -29,6 +25,10 @@ from ranks import Ranks
 from torch.distributed import ProcessGroup
 
 from pipec import Channels
+from pipec.runtime import Pipeline, PipelineError
+from pipec.runtime.checks import mistake_of
+from pipec.runtime.marks import Marks
+from pipec.runtime.watch.progress import POSITION
 
 needs_gpus = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device: NCCL is not tried here"

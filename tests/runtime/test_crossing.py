@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from pipec.runtime import TensorSpec
 from piped import (
     PER_MICROBATCH,
     TOKENS,
@@ -26,6 +25,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from pipec import Channels
+from pipec.runtime import TensorSpec
 
 pytestmark = pytest.mark.slow
 

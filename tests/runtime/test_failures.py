@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from pipec.runtime import Pipeline
 from piped import WIDTH, compiled
 from ranks import Answer, Ranks
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from pipec import Channels
+from pipec.runtime import Pipeline
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ from functools import cache
 
 import pytest
 import torch
-from pipec.runtime import Pipeline
 from piped import (
     assert_close,
     assert_same,
@@ -24,6 +23,7 @@ from ranks import Ranks
 from torch.distributed import ProcessGroup
 
 from pipec import Channels
+from pipec.runtime import Pipeline
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from pipec.runtime import Pipeline, TensorSpec
 from piped import compiled, loss_of, make_stage
 from ranks import Ranks
 from refusing import Said, refused, stages_for
@@ -17,6 +16,7 @@ from torch.distributed import ProcessGroup
 from pipec import Channels
 from pipec.compiler import Settings, build, certify, plan_of
 from pipec.program.plan import Plan
+from pipec.runtime import Pipeline, TensorSpec
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pipec.runtime import Pipeline, PipelineError
 from piped import WIDTH, batch_of, compiled, loss_of
 from ranks import Ranks
 from refusing import refused, stages_for
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 import pipec
+from pipec.runtime import Pipeline, PipelineError
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ import weakref
 
 import pytest
 import torch
-from pipec.runtime.split import Split, SplitError
 from splitting import (
     assert_as_plain,
     assert_near,
@@ -21,6 +20,8 @@ from splitting import (
     run_split,
 )
 from torch import Tensor, nn
+
+from pipec.runtime.split import Split, SplitError
 
 DOUBLE = torch.float64
 

@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
-from pipec.runtime.split import Split, SplitError
 from splitting import (
     assert_as_plain,
     assert_near,
@@ -25,6 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.nn import functional
+
+from pipec.runtime.split import Split, SplitError
 
 DOUBLE = torch.float64
 

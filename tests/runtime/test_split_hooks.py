@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pipec.runtime.split import Split
 from splitting import assert_as_plain, copied, floats, run_plainly, run_split
 from torch import Tensor, nn
+
+from pipec.runtime.split import Split
 
 Seen = dict[str, list[Tensor]]
 Listen = Callable[[nn.Module], Seen]

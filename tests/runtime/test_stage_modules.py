@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pipec.runtime import Pipeline
 from piped import (
     WIDTH,
     assert_same,
@@ -24,6 +23,8 @@ from stepping import DOUBLE, Make, accumulating, compare, expect, modules, pipel
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional
+
+from pipec.runtime import Pipeline
 
 pytestmark = pytest.mark.slow
 

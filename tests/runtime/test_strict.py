@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from pipec.runtime import Pipeline
 from piped import assert_same, batch_of, gradients_of, loss_of, make_stage, unpipelined
 from ranks import Answer, Ranks
 from torch.distributed import ProcessGroup
@@ -18,6 +17,7 @@ from pipec import Channels
 from pipec.compiler import Settings, build, certify, plan_of
 from pipec.program.graph import Topology
 from pipec.program.plan import Plan
+from pipec.runtime import Pipeline
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pipec.runtime import Pipeline, Point, Trace, measured_costs, measured_timeline
 from piped import batch_of, compiled, loss_of, make_stage, stages_of, total_of
 from ranks import Ranks
 from torch import nn
@@ -20,6 +19,7 @@ from pipec.program.costs import durations
 from pipec.program.effects import COMPUTE, Kind
 from pipec.program.graph import Channels, event_graph
 from pipec.program.links import Links
+from pipec.runtime import Pipeline, Point, Trace, measured_costs, measured_timeline
 from pipec.simulate.timeline import Timeline, simulate
 
 pytestmark = pytest.mark.slow
