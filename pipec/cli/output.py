@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -33,10 +34,15 @@ def console(stderr: bool = False) -> Console:
 
 
 def figures(table: Table) -> None:
-    """A table of figures: headings fold where it is narrow, and no figure is ever cut."""
+    """A table of figures: where it is narrow headings fold between words, and nothing is cut."""
     screen = console()
-    least = Measurement.get(screen, screen.options.update(width=_UNBOUNDED), table).minimum
-    screen.width = max(screen.width, least)
+    unbounded = screen.options.update(width=_UNBOUNDED)
+    if Measurement.get(screen, unbounded, table).maximum > screen.width:
+        for column in table.columns:
+            words = str(column.header).split()
+            column.width = max(map(cell_len, [*words, *map(str, column.cells)]))
+        table.padding = (0, 0)
+        screen.width = max(screen.width, Measurement.get(screen, unbounded, table).maximum)
     screen.print(table, soft_wrap=False)
 
 
