@@ -1,9 +1,8 @@
 """Deadlock: a cycle in the event graph, told as a story of who waits for whom."""
 
-from collections.abc import Iterable
+import importlib
 from typing import Any
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +16,8 @@ from pipec.verify.place import place
 
 Array = NDArray[Any]
 
-LARGEST_SEARCH = 20_000
-"""Stuck events among which the shortest cycle is searched; beyond, any short one is shown."""
+_CYCLES = "pipec.verify.cycle"
+"""Imported when a deadlock is to be explained; see there."""
 
 
 def stuck_events(graph: Graph) -> Array:
@@ -40,7 +39,7 @@ def deadlock(
     stuck = stuck_events(graph)
     if not len(stuck):
         return []
-    cycle = shortest_cycle(graph, stuck)
+    cycle = importlib.import_module(_CYCLES).shortest_cycle(graph, stuck)
     return [_story(graph, links, None if everywhere else channels, cycle)]
 
 
@@ -63,54 +62,6 @@ def credits_needed(program: Program, links: Links, topology: Any) -> int | None:
         stuck = stuck_events(event_graph(program, links, Channels(topology, middle)))
         least, most = (middle, most) if len(stuck) else (least, middle)
     return most
-
-
-def shortest_cycle(graph: Graph, stuck: Array) -> list[int]:
-    """Events of which each waits for the next, and the last for the first."""
-    core = _core(graph, stuck)
-    edges = _edges(graph, core)
-    if len(core) > LARGEST_SEARCH:
-        return [event for event, _ in nx.find_cycle(nx.DiGraph(edges))]
-    return min(_cycles(nx.DiGraph(edges)), key=len)
-
-
-def _core(graph: Graph, stuck: Array) -> Array:
-    """The stuck events without those that merely wait behind a cycle."""
-    inside = np.zeros(len(graph) + 1, bool)
-    inside[stuck] = True
-    while True:
-        waiting = np.flatnonzero(inside[:-1])
-        awaited = np.zeros(len(graph) + 1, bool)
-        awaited[graph.waits[:, waiting].ravel()] = True
-        keep = inside & awaited
-        if keep.sum() == inside.sum():
-            return waiting
-        inside = keep
-
-
-def _edges(graph: Graph, core: Array) -> list[tuple[int, int]]:
-    inside = np.zeros(len(graph) + 1, bool)
-    inside[core] = True
-    edges = []
-    for row in graph.waits:
-        target = row[core]
-        chosen = inside[target]
-        edges += list(zip(core[chosen].tolist(), target[chosen].tolist(), strict=True))
-    return edges
-
-
-def _cycles(graph: "nx.DiGraph[int]") -> Iterable[list[int]]:
-    """A shortest cycle through each event of the smallest knots, as far as a search is cheap."""
-    knots = [knot for knot in nx.strongly_connected_components(graph) if len(knot) > 1]
-    loops = [[node] for node in nx.nodes_with_selfloops(graph)]
-    yield from loops
-    for knot in sorted(knots, key=len)[:5]:
-        part = graph.subgraph(knot)
-        for start in sorted(knot)[:500]:
-            back = min(
-                (nx.shortest_path(part, after, start) for after in part.successors(start)), key=len
-            )
-            yield [start, *back[:-1]]
 
 
 # --- the story ------------------------------------------------------------------------------------

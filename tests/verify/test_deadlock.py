@@ -7,8 +7,9 @@ from pipec.compiler import build
 from pipec.program.graph import Channels, event_graph
 from pipec.program.links import Links
 from pipec.program.program import Program
+from pipec.verify.cycle import shortest_cycle
 from pipec.verify.dataflow import dataflow
-from pipec.verify.deadlock import credits_needed, deadlock, shortest_cycle, stuck_events
+from pipec.verify.deadlock import credits_needed, deadlock, stuck_events
 
 SMALL = [
     ("1f1b", {"P": 2, "M": 3}),
