@@ -61,13 +61,10 @@ def _line(rank: list[Block], last: int, columns: int) -> Text:
         begin, end = block.begin * columns // last, block.end * columns // last
         if begin > place:
             text.append("·" * (begin - place), "dim")
-        for part, (left, right) in zip(
-            block.parts, _split(begin, end, len(block.parts)), strict=True
-        ):
-            kind, flow, _, microbatch = part
-            text.append(
-                _cell(kind.name, microbatch, right - left), f"black on {colour(kind, flow)}"
-            )
+        halves = zip(block.parts, _split(begin, end, len(block.parts)), ("", "&"), strict=False)
+        for (kind, flow, _, microbatch), (left, right), tie in halves:
+            cell = _cell(tie, kind.name, microbatch, right - left)
+            text.append(cell, f"black on {colour(kind, flow)}")
         place = max(place, end)
     return text.append("·" * (columns - place), "dim")
 
@@ -78,9 +75,9 @@ def _split(begin: int, end: int, parts: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _cell(kind: str, microbatch: int, width: int) -> str:
-    """As much of `F12` as fits: the kind first, then the microbatch."""
-    for label in (f"{kind}{microbatch}", kind, kind[:1]):
+def _cell(tie: str, kind: str, microbatch: int, width: int) -> str:
+    """As much of `F12`, or of `&BW12` behind it in an OVERLAP, as fits: the kind before all."""
+    for label in (f"{tie}{kind}{microbatch}", f"{kind}{microbatch}", kind, kind[:1]):
         if len(label) <= width:
             return label.ljust(width)
     return ""

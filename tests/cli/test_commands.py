@@ -149,6 +149,7 @@ def test_show_draws_at_every_width(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(ranks) == 4 and {len(line) for line in ranks} == {len(ranks[0])}
         assert len(ranks[0]) <= width
         assert "BW" in ranks[0] or width < 60
+        assert ("F3    &BW1" in ranks[0]) == (width == 200)
 
 
 def test_figures_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
