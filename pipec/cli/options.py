@@ -19,7 +19,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 LARGEST = 10**18
 """No size, and no memory limit, is larger."""
 
-schedule_argument = click.argument("schedule", metavar="SCHEDULE|PLAN")
+
+def _before_sizes(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if "=" in value and not Path(value).exists():
+        raise click.UsageError(f"name the schedule before its sizes, not {value!r} first")
+    return value
+
+
+schedule_argument = click.argument("schedule", metavar="SCHEDULE|PLAN", callback=_before_sizes)
 sizes_argument = click.argument("sizes", nargs=-1, metavar="[K=V]...")
 format_option = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True

@@ -77,6 +77,7 @@ def test_names_in_every_spelling(name: str, known: str) -> None:
         ("verify 1f1b P=2 M=2 M=2", 2, "M is given twice"),
         ("verify 1f1b P=2 M", 2, "K=V, not as 'M'"),
         ("verify 1f1b P=2 M=", 2, "K=V, not as 'M='"),
+        ("verify P=2 M=2 1f1b", 2, "name the schedule before its sizes, not 'P=2' first"),
         ("verify 1f1b P=2 =2", 2, "K=V, not as '=2'"),
         ("verify 1f1b P=2 M=2.5", 2, "M takes an integer, true or false, not '2.5'"),
         ("verify 1f1b P=2 M=9" + "9" * 30, 2, "M is too large"),
