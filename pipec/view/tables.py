@@ -136,6 +136,8 @@ def comparison_table(rows: Sequence[Compared]) -> Table:
             for name, is_best in zip(shown, best, strict=True)
         ]
         table.add_row(Text(row.name, "bold"), *cells)
+    for column, name in zip(table.columns[1:], shown, strict=True):
+        column.min_width, column.overflow = max(map(len, columns[name])), "fold"
     return table
 
 
