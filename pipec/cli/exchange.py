@@ -12,6 +12,7 @@ from pipec.cli.options import (
     schedule_argument,
     settings,
     sizes_argument,
+    spare,
 )
 from pipec.cli.output import console, patience
 from pipec.cli.proof import certified
@@ -50,6 +51,7 @@ def export_command(
     pipec export zb1p P=4 M=8 --to torch-csv -o zb1p.csv
     pipec export 1f1b P=2 M=2 --to promela --channels pair
     """
+    spare(schedule, output)
     chosen = settings(options)
     if form == "promela":
         compiled = build(schedule, parameters(sizes), chosen)
@@ -74,6 +76,7 @@ def import_command(
     pipec import zbv.csv -o zbv.listing
     pipec import torch:ZBVZeroBubble P=4 M=8
     """
+    spare(schedule, output)
     with patience("reading"):
         compiled = build(schedule, parameters(sizes), settings(options))
     _write(listing(compiled.program), output)

@@ -86,6 +86,14 @@ def settings(options: dict[str, Any]) -> Settings:
     return Settings(costs, _limit(options["memory_limit"]), channels, options["budget"])
 
 
+def spare(schedule: str, output: str | None) -> None:
+    """Refuse to replace the text that a person wrote by what is made of it."""
+    source, target = Path(schedule), Path(output or "")
+    same = source.is_file() and target.is_file() and target.samefile(source)
+    if same and source.suffix != ".plan":
+        raise click.UsageError(f"{output} is the schedule itself: name another file to write")
+
+
 def parameters(words: Iterable[str]) -> dict[str, int | bool]:
     """`P=4 M=8` as parameters. Raises `click.UsageError`."""
     return {key: _size(key, value) for key, value in _assigned(words, "a size").items()}

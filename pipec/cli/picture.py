@@ -14,6 +14,7 @@ from pipec.cli.options import (
     schedule_argument,
     settings,
     sizes_argument,
+    spare,
 )
 from pipec.cli.output import console, emit, patience
 from pipec.cli.proof import reject, title
@@ -62,6 +63,7 @@ def show_command(
     pipec show zbv P=4 M=8 --order --format json
     """
     _one_of(svg, as_listing, origins, as_order, form)
+    spare(schedule, svg)
     chosen, given = settings(options), parameters(sizes)
     with patience("compiling"):
         compiled = build(schedule, given, chosen)

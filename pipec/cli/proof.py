@@ -15,6 +15,7 @@ from pipec.cli.options import (
     schedule_argument,
     settings,
     sizes_argument,
+    spare,
 )
 from pipec.cli.output import console, emit, figures, patience, say
 from pipec.compiler import Compiled, build, certify, plan_of
@@ -84,6 +85,7 @@ def compile_command(
     pipec compile dualpipe P=4 M=16 -o dualpipe.plan
     pipec compile mine.pipe P=8 M=32 --costs measured.toml --memory-limit 12
     """
+    spare(schedule, output)
     compiled, certificate = certified(schedule, sizes, options, form)
     plan = plan_of(compiled, certificate)
     target = Path(output or plan_name(compiled))

@@ -197,6 +197,27 @@ def test_a_refused_command_leaves_the_old_file(folder: Path) -> None:
     assert os.listdir(folder) == ["old.plan"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "compile mine.pipe P=2 M=2 -o mine.pipe",
+        "compile mine.pipe P=2 M=2 -o ./link",
+        "show mine.pipe P=2 M=2 --svg mine.pipe",
+        "import mine.pipe P=2 M=2 -o mine.pipe",
+        "export mine.pipe P=2 M=2 --to listing -o mine.pipe",
+    ],
+)
+def test_a_schedule_is_not_replaced_by_what_is_made_of_it(line: str, folder: Path) -> None:
+    """A slip of the fingers must not cost the text that somebody wrote."""
+    text = "schedule a(P, M):\n    flow main(stages=P, microbatches=M): rank = stage\n"
+    text += "    on rank r:\n        repeat M:  F  BW\n"
+    (folder / "mine.pipe").write_text(text)
+    (folder / "link").symlink_to("mine.pipe")
+    result = pipec(*line.split())
+    assert result.exit_code == 2 and "is the schedule itself" in result.stderr
+    assert (folder / "mine.pipe").read_text() == text
+
+
 def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up in the middle leaves no half file and no draft."""
     old = folder / "old.plan"
