@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from piped import assert_same, batch_of, gradients_of, loss_of, make_stage, unpipelined
-from ranks import Answer, Ranks
-from torch.distributed import ProcessGroup
+from ranks import Ranks
+from tried import attempt, plan_of_listing
 
 from pipec import Channels
-from pipec.compiler import Settings, build, certify, plan_of
+from pipec.compiler import Settings, build, certify
 from pipec.program.graph import Topology
-from pipec.program.plan import Plan
-from pipec.runtime import Pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -96,40 +91,6 @@ rank 2:
 """
 
 
-def plan_of_listing(listing: str, path: Path, channels: Channels) -> tuple[Plan, bool]:
-    """A plan whose certificate says that everything is safe, and what the verifier says."""
-    path.write_text(listing)
-    compiled = build(str(path), {})
-    certificate = certify(compiled, Settings(channels=channels))
-    verdict = certificate.safety[channels.topology]
-    needed = verdict.credits_needed
-    plan = plan_of(compiled, certificate)
-    pretended = {name: {"safe": True, "credits_needed": 0} for name in certificate.safety}
-    said = {**plan.certificate, "channels": pretended}
-    return replace(plan, certificate=said), needed is not None and needed <= channels.credits
-
-
-def step(rank: int, group: ProcessGroup, plan: Plan, channels: Channels, timeout: float) -> int:
-    flows = plan.program.placement.flows
-    count = sum(flow.microbatches for flow in flows)
-    stages = {stage: make_stage(stage, flows[0].stages) for stage in plan.stages(rank)}
-    pipe = Pipeline(plan, stages, loss_fn=loss_of, channels=channels, timeout=timeout)
-    _, _, expected = unpipelined(flows[0].stages, count, torch.float64)
-    compared = 0
-    for _ in range(2):
-        for module in stages.values():
-            module.zero_grad()
-        pipe.step(*batch_of(count))
-        for stage, module in stages.items():
-            compared += assert_same(gradients_of(module), expected[stage], 1e-10, f"stage {stage}")
-    pipe.close()
-    return compared
-
-
-def attempt(fresh: Fresh, plan: Plan, channels: Channels, timeout: float) -> list[Answer]:
-    return fresh(plan.ranks).answers(step, plan, channels, timeout, limit=timeout + 20)
-
-
 CASES: list[tuple[str, str, Topology, int, bool]] = [
     ("sends first", SENDS_FIRST, "rank", 0, False),
     ("sends first", SENDS_FIRST, "pair", 0, False),
@@ -160,7 +121,7 @@ def test_as_verified(
     channels = Channels(topology, credits)
     plan, safe = plan_of_listing(listing, tmp_path / "program.listing", channels)
     assert safe == finishes
-    answers = attempt(fresh, plan, channels, 30.0 if finishes else 1.5)
+    answers = attempt(fresh(plan.ranks), plan, channels, 30.0 if finishes else 1.5)
     for answer in answers:
         if finishes:
             assert answer.kind == "" and answer.value, answer
@@ -206,7 +167,7 @@ def test_swapped(fresh: Fresh, tmp_path: Path, topology: Topology) -> None:
     compiled: Any = build(str(tmp_path / "program.listing"), {})
     found = certify(compiled, Settings(channels=Channels(topology))).findings
     assert any(finding.code == "corruption" for finding in found) == (topology != "tagged")
-    for answer in attempt(fresh, plan, Channels(topology), 30.0):
+    for answer in attempt(fresh(plan.ranks), plan, Channels(topology), 30.0):
         if topology == "tagged":
             assert answer.kind == "" and answer.value, answer
         else:
