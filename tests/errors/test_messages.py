@@ -1,10 +1,10 @@
 """Every mistake an author can make, as the author is told about it: `NAME.pipe` -> `NAME.err`."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Golden
 
 from pipec.findings import PipecError
 from pipec.language import read
@@ -39,7 +39,7 @@ def refused(path: Path) -> PipecError:
 
 
 @pytest.mark.parametrize("path", CASES, ids=NAMES)
-def test_what_the_author_reads(path: Path, golden: Golden) -> None:
+def test_what_the_author_reads(path: Path, golden: Callable[[Path, str], None]) -> None:
     """The findings of a broken text are shown exactly like this."""
     golden(path.with_suffix(".err"), error_text(refused(path)).plain)
 
