@@ -1,5 +1,8 @@
 """pipec: a compiler, verifier and runtime for pipeline-parallel training schedules."""
 
+import importlib
+from typing import Any
+
 from pipec.compiler import compile
 from pipec.findings import Finding, PipecError, Place
 from pipec.program.costs import Costs
@@ -16,3 +19,10 @@ __all__ = [
     "compile",
     "load_plan",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`pipec.runtime` without an import of its own; only then is torch imported."""
+    if name == "runtime":
+        return importlib.import_module("pipec.runtime")
+    raise AttributeError(f"module `pipec` has no attribute `{name}`")

@@ -91,3 +91,14 @@ def test_a_script_that_does_not_close(tmp_path: Path) -> None:
     for rank, (code, output, errors) in enumerate(ended(tmp_path, "works", "pair")):
         assert (code, output) == (0, f"rank {rank} is through\n"), errors
         assert "Error" not in errors and "terminate called" not in errors
+
+
+def test_the_runtime_comes_with_its_first_use() -> None:
+    """`import pipec` is enough for `pipec.runtime`, and leaves torch alone until then."""
+    lines = [
+        "import sys, pipec",
+        "assert 'torch' not in sys.modules",
+        "assert pipec.runtime.Pipeline and 'torch' in sys.modules",
+        "assert not hasattr(pipec, 'runtim')",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=LIMIT)
