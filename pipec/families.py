@@ -6,14 +6,14 @@ expressions of the language and may use what stands before: `M=2*P..96:2`.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import Pool
 from typing import Literal
 
 from pipec.compiler import Settings, build, certify
-from pipec.findings import Finding, PipecError, Stop, listed
-from pipec.language import parse_expression
+from pipec.findings import Finding, PipecError, Stop
+from pipec.language import read_integer
 from pipec.language.evaluate import Lanes, evaluate
 from pipec.source import Source
 
@@ -79,21 +79,16 @@ def _members(ranges: Sequence[Range], sizes: dict[str, int | bool]) -> Iterator[
 
 
 def _integer(text: str, sizes: Sizes) -> int:
-    """The value of a bound."""
+    """The value of a bound. What is wrong with it is wrong with the command."""
     numbers = {name: value for name, value in sizes.items() if not isinstance(value, bool)}
-    functions = ("min", "max", "abs")
-    unknown = [
-        word for word in re.findall(r"[^\W\d]\w*", text) if word not in (*numbers, *functions)
-    ]
-    if unknown or not re.fullmatch(r"[\w\s+*/%(),-]+", text):
-        known = f"numbers, {listed(numbers)}" if numbers else "numbers"
-        message = f"a bound cannot be `{text}`"
-        raise PipecError([Finding("usage", message, None, f"an expression of {known}")])
     source = Source("--for", text)
     try:
-        value = evaluate(parse_expression(source), Lanes(dict(numbers)))
+        value = evaluate(read_integer(source, numbers), Lanes(dict(numbers)))
     except Stop as stop:
-        raise PipecError([stop.finding], source) from None
+        raise PipecError([replace(stop.finding, code="usage")], source) from None
+    except PipecError as error:
+        findings = [replace(finding, code="usage") for finding in error.findings]
+        raise PipecError(findings, source) from None
     assert isinstance(value, int)
     return value
 

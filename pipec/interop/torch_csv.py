@@ -107,7 +107,8 @@ def _placement(rows: list[list[Action]]) -> tuple[Placement, list[Finding]]:
         message = f"stage {missing[0]} is nowhere, but stage {max(ranks)} is"
         findings.append(Finding("import", message, None, "all stages from 0"))
         return Placement(len(rows), ()), findings
-    forwards = Counter(action.stage for row in rows for action in row if action.word == "F")
+    run = {(one.stage, one.microbatch) for row in rows for one in row if one.word == "F"}
+    forwards = Counter(stage for stage, _ in run)
     count = Counter(forwards.values()).most_common(1)[0][0] if forwards else 1
     backward = any(action.word in COMPUTE and action.word != "F" for row in rows for action in row)
     flow = Flow(FLOW, count, tuple(ranks[stage] for stage in sorted(ranks)), backward)

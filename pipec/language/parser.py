@@ -11,7 +11,7 @@ from typing import Any
 from lark import Lark
 from lark.exceptions import UnexpectedInput
 
-from pipec.findings import Finding, PipecError
+from pipec.findings import Finding
 from pipec.language import syntax as s
 from pipec.language.build import Builder
 from pipec.language.complaint import complaint
@@ -33,17 +33,14 @@ def parse(source: Source) -> tuple[s.File, list[Finding]]:
     return tree, lines.findings[:MOST_FINDINGS]
 
 
-def parse_expression(source: Source) -> s.Expression:
-    """Read a text that is one expression, such as `2 * P`. Raises `PipecError`."""
-    code, findings = source.text, list[Finding]()
+def parse_expression(source: Source) -> tuple[s.Expression | None, list[Finding]]:
+    """Read a text that is one expression; None where it cannot be read."""
+    findings: list[Finding] = []
     try:
-        tree = _lark().parse(code, start="expression")
-        expression: s.Expression = Builder(0, findings, set()).transform(tree)
+        tree = _lark().parse(source.text, start="expression")
+        return Builder(0, findings, set()).transform(tree), findings
     except UnexpectedInput as error:
-        findings.append(complaint(error, code, 0))
-    if findings:
-        raise PipecError(findings, source)
-    return expression
+        return None, [*findings, complaint(error, source.text, 0)]
 
 
 @cache

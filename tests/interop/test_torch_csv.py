@@ -120,3 +120,11 @@ def test_a_broken_file_is_explained(text: str, message: str) -> None:
     with pytest.raises(PipecError) as caught:
         read_torch_csv(Source("x.csv", text))
     assert any(message in finding.message for finding in caught.value.findings)
+
+
+def test_a_forward_that_runs_twice_is_no_microbatch_more() -> None:
+    """An F that is there twice is one finding, not a schedule of two microbatches."""
+    program = read_torch_csv(
+        Source("x.csv", "0F0,0F0,0SEND_F0,0RECV_B0,0B0\n1RECV_F0,1F0,1B0,1SEND_B0\n")
+    )
+    assert program.placement.flows[0].microbatches == 1
