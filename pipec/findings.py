@@ -7,8 +7,18 @@ at the edge.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from enum import IntEnum
 
 from pipec.source import Source, Span
+
+
+class Severity(IntEnum):
+    """How bad a finding is. Corruption is the worst: nothing stops, and the values are wrong."""
+
+    WARNING = 0
+    ERROR = 1
+    DEADLOCK = 2
+    CORRUPTION = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,12 @@ class Finding:
     hint: str | None = None
     places: tuple[Place, ...] = ()
     notes: tuple[str, ...] = ()
+    severity: Severity = Severity.ERROR
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """By severity, and in their own order where it is the same."""
+    return tuple(sorted(findings, key=lambda finding: -finding.severity))
 
 
 class PipecError(Exception):

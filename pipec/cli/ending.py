@@ -73,7 +73,16 @@ def _tell(findings: Any, source: Source | None, as_json: bool) -> None:
         say(error_text(PipecError(findings, source)))
         return
     told = [finding_json(finding, source) for finding in findings]
-    emit({"ok": False, "findings": told, "channels": {}, "makespan": None, "ranks": []})
+    emit(
+        {
+            "ok": False,
+            "findings": told,
+            "warnings": [],
+            "channels": {},
+            "makespan": None,
+            "ranks": [],
+        }
+    )
 
 
 def _bug(error: Exception) -> NoReturn:

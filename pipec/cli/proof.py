@@ -108,6 +108,8 @@ def certified(
         certificate = certify(compiled, chosen)
     if not certificate.ok:
         reject(compiled, certificate, form)
+    if certificate.warnings and form == "text":
+        say(findings_text(certificate.warnings, compiled.source, compiled.program))
     return compiled, certificate
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipec.findings import Finding
+from pipec.findings import Finding, worst_first
 from pipec.program.costs import Costs, durations
 from pipec.program.graph import TOPOLOGIES, Channels, event_graph
 from pipec.program.links import Links
@@ -30,13 +30,17 @@ class Safety:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What holds for a program. It certifies if and only if there are no findings."""
+    """What holds for a program. It certifies if and only if there are no findings.
+
+    Findings are sorted by severity. Warnings are about what is safe and yet costs something.
+    """
 
     findings: tuple[Finding, ...]
     channels: Channels
     safety: Mapping[str, Safety]
     report: Report | None
     costs: str
+    warnings: tuple[Finding, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -52,7 +56,11 @@ def verify(
     `channels` is the model that must be safe and that the timeline is computed under; the verdict
     for the other topologies (with 0 credits) is reported beside it.
     """
-    channels = channels or Channels()
+    certificate = _certificate(program, costs, memory, channels or Channels())
+    return replace(certificate, findings=worst_first(certificate.findings))
+
+
+def _certificate(program: Program, costs: Costs, memory: Memory, channels: Channels) -> Certificate:
     links = Links(program)
     tagged = channels.topology == "tagged"
     findings = [*completeness(program), *dataflow(program)]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.findings import Finding, Place
+from pipec.findings import Finding, Place, Severity
 from pipec.program.effects import COMPUTE, Kind
 from pipec.program.graph import Channels, Graph, event_graph
 from pipec.program.links import Links
@@ -86,9 +86,8 @@ def _story(graph: Graph, links: Links, channels: Channels | None, cycle: list[in
     who = who if len(ranks) > 1 else f"rank {ranks[0]} waits for itself"
     message = f"deadlock under {_model(channels)}: {who}"
     first = next((where.span for where in shown.values() if where.span), None)
-    return Finding(
-        "deadlock", message, first, None, None, None, tuple(shown.values()), tuple(notes)
-    )
+    where, told = tuple(shown.values()), tuple(notes)
+    return Finding("deadlock", message, first, None, None, None, where, told, Severity.DEADLOCK)
 
 
 def _joints(program: Program, rows: list[int]) -> list[int]:

@@ -13,6 +13,7 @@ def certificate_json(certificate: Certificate, source: Source | None) -> dict[st
     return {
         "ok": certificate.ok,
         "findings": [finding_json(finding, source) for finding in certificate.findings],
+        "warnings": [finding_json(finding, source) for finding in certificate.warnings],
         "channels": {
             topology: {"safe": safety.safe, "credits_needed": safety.credits_needed}
             for topology, safety in certificate.safety.items()
@@ -40,6 +41,7 @@ def finding_json(finding: Finding, source: Source | None) -> dict[str, Any]:
     """One finding; `source` of a place is `file:line:column`, or null where no text made it."""
     return {
         "code": finding.code,
+        "severity": finding.severity.name.lower(),
         "message": finding.message,
         "source": _where(finding.span, source),
         "expected": finding.expected,

@@ -4,12 +4,13 @@ Wires ignore tags: the i-th SEND of a directed pair of ranks meets the i-th RECV
 expected another message of the same shape, nothing hangs and the values are wrong.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.findings import Finding
+from pipec.findings import Finding, Severity
 from pipec.program.effects import COMPUTE, STEP, Kind, Step
 from pipec.program.links import Links
 from pipec.program.needs import sources
@@ -48,7 +49,8 @@ def _unmatched(program: Program, links: Links, tagged: bool) -> list[Finding]:
         message = f"rank {rank} waits forever in `{what}`: rank {peer} has no {other} for it"
         expected = f"a {other} with the same payload on rank {peer}"
         span = where[0].span
-        findings.append(Finding("unmatched", message, span, expected, "none", None, where))
+        finding = Finding("unmatched", message, span, expected, "none", None, where)
+        findings.append(replace(finding, severity=Severity.DEADLOCK))
     return findings
 
 
@@ -96,7 +98,8 @@ def _corruption(program: Program, links: Links) -> list[Finding]:
         expected = f"`{sent}` received at this point"
         hint = f"let rank {target} receive in the order in which rank {source} sends"
         span = where[1].span
-        findings.append(Finding("corruption", message, span, expected, f"`{taken}`", hint, where))
+        finding = Finding("corruption", message, span, expected, f"`{taken}`", hint, where)
+        findings.append(replace(finding, severity=Severity.CORRUPTION))
     return findings
 
 
@@ -107,9 +110,8 @@ def _sums(program: Program, links: Links) -> list[Finding]:
         where = places(program, row)
         message = f"rank {where[0].rank} waits forever in `{where[0].instruction}`"
         expected = f"a SUM with it on rank {int(program.peer[row])}"
-        findings.append(
-            Finding("gradient-sum", message, where[0].span, expected, None, None, where)
-        )
+        finding = Finding("gradient-sum", message, where[0].span, expected, None, None, where)
+        findings.append(replace(finding, severity=Severity.DEADLOCK))
     if findings:
         return findings
     ends = links.sums
@@ -122,7 +124,8 @@ def _sums(program: Program, links: Links) -> list[Finding]:
             f"{where[1].rank} sums stage {int(program.operation[ends.second[at]])}"
         )
         hint = "both ranks must issue their sums in the same order"
-        findings.append(Finding("gradient-sum", message, where[1].span, None, None, hint, where))
+        finding = Finding("gradient-sum", message, where[1].span, None, None, hint, where)
+        findings.append(replace(finding, severity=Severity.CORRUPTION))
     return findings or _sum_per_copy(program)
 
 

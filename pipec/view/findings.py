@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from pipec.findings import Finding, PipecError, Place
+from pipec.findings import Finding, PipecError, Place, Severity
 from pipec.program.listing import text as instruction_text
 from pipec.program.program import Table
 from pipec.source import Source, Span
@@ -14,6 +14,13 @@ _AROUND = 1
 """Lines of listing shown before and after a place."""
 
 _WIDEST = 160
+
+_COLOURS = {
+    Severity.CORRUPTION: "bold white on red",
+    Severity.DEADLOCK: "bold red",
+    Severity.ERROR: "bold red",
+    Severity.WARNING: "bold yellow",
+}
 
 
 def error_text(error: PipecError) -> Text:
@@ -30,7 +37,8 @@ def findings_text(
 
 def _finding(finding: Finding, source: Source | None, table: Table | None) -> Text:
     text = Text()
-    text.append(f"error[{finding.code}]", "bold red").append(f": {finding.message}\n", "bold")
+    name, colour = finding.severity.name.lower(), _COLOURS[finding.severity]
+    text.append(f"{name}[{finding.code}]", colour).append(f": {finding.message}\n", "bold")
     if source and finding.span:
         text.append(_excerpt(source, finding.span))
     for word, content in (("expected", finding.expected), ("found", finding.found)):

@@ -1,5 +1,6 @@
 """Tables for people: the library, a certificate, a comparison."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,10 @@ def certificate_text(certificate: Certificate, program: Program, title: str) -> 
         verdict = "no deadlock" if safety.safe else f"deadlock below {needed} credits"
         verdict = verdict if needed is not None else "deadlock, whatever the credits"
         text.append(f"  {'channels' if topology == 'rank' else '':<11} {topology:<9} {verdict}\n")
+    codes = Counter(finding.code for finding in certificate.warnings)
+    if codes:
+        told = ", ".join(f"{code} ({count})" for code, count in codes.items())
+        text.append("  warnings    ").append(f"{told}\n", "bold yellow")
     report = certificate.report
     if report is None:
         return text

@@ -231,7 +231,7 @@ def test_channels_and_credits_decide(options: str, status: int, folder: Path) ->
     """The same program is safe under some channels and stuck under others, in every command."""
     (folder / "crossed.listing").write_text(CROSSED)
     result = pipec(f"verify crossed.listing {options}", status)
-    assert ("error[deadlock]" in result.stderr) == bool(status)
+    assert ("deadlock[deadlock]" in result.stderr) == bool(status)
     pipec(f"show crossed.listing {options}", status)
     pipec(f"compile crossed.listing {options} -o x.plan", status)
     pipec(f"compare crossed.listing {options}", status)

@@ -42,7 +42,7 @@ def test_torchs_own_schedule_is_verified(defer: bool) -> None:
     words = ["verify", "torch:ZBVZeroBubble", "P=2", "M=4", *(["--defer-recv"] if defer else [])]
     done = pipec(*words)
     assert done.exit_code == int(defer)
-    assert ("error[corruption]" in done.stderr) == defer
+    assert ("corruption[corruption]" in done.stderr) == defer
 
 
 @pytest.mark.parametrize(

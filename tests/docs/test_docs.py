@@ -115,7 +115,7 @@ def _commands(block: Block, where: str) -> str:
         found, printed = _command(line, where)
         assert found == status, f"{where}: {line}\n{printed}"
     if "code" in block.marks:
-        assert f"error[{block.marks['code']}]" in printed, f"{where}: {printed}"
+        assert f"[{block.marks['code']}]: " in printed, f"{where}: {printed}"
     return printed
 
 

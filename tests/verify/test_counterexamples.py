@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipec.cli import main
+from pipec.findings import Finding, Severity, worst_first
 
 CASES = sorted(
     path for path in (Path(__file__).parent / "broken").iterdir() if path.suffix != ".out"
@@ -96,3 +97,14 @@ def test_the_cases_cover_every_code(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (Path(__file__).parents[2] / "pipec" / "verify").glob("*.py"):
         known |= set(re.findall(r'Finding\(\s*"([\w-]+)"', module.read_text(encoding="utf-8")))
     assert known <= codes and len(known) >= 11
+
+
+def test_the_worst_finding_comes_first() -> None:
+    """Findings are told by severity: corruption, deadlock, other errors, warnings."""
+    mild, *worse = (Finding("x", "", severity=severity) for severity in Severity)
+    assert [one.severity.name for one in worst_first([mild, *worse])] == [
+        "CORRUPTION",
+        "DEADLOCK",
+        "ERROR",
+        "WARNING",
+    ]
