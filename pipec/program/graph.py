@@ -192,5 +192,6 @@ def _lanes(program: Program) -> Array:
     """A number per rank's compute, per directed pair's SENDs and RECVs, and per rank's SUMs."""
     lane = np.full(len(program), 0, np.int64)
     wired = program.kind >= Kind.SEND
-    lane[wired] = 1 + (program.kind[wired] - int(Kind.SEND)) * program.ranks + program.peer[wired]
+    kind = program.kind[wired].astype(np.int64)
+    lane[wired] = 1 + (kind - int(Kind.SEND)) * program.ranks + program.peer[wired]
     return lane * program.ranks + program.rank

@@ -55,3 +55,9 @@ def _text(name: str) -> str:
 def test_aliases(alias: str, name: str) -> None:
     """Other names and other spellings find the same text."""
     assert _text(alias) == _text(name)
+
+
+def test_many_ranks() -> None:
+    """More ranks than the narrow columns of a table can count are certified like few."""
+    compiled = build("1f1b", {"P": 130, "M": 3})
+    assert certify(compiled, Settings()).ok
