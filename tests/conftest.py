@@ -4,6 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("many", max_examples=5000)
 
 Golden = Callable[[Path, str], None]
 

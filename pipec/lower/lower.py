@@ -32,8 +32,8 @@ Array = NDArray[Any]
 def lower(order: Order, costs: Costs) -> Program:
     """The program of an order. Costs decide only where communication stands between compute.
 
-    A cyclic order is lowered too, each SEND behind its producer and each RECV before its consumer,
-    so that the verifier can show the cycle in real instructions.
+    A cyclic order is lowered too, each SEND behind its producer and each RECV before its consumer
+    and in the order of the SENDs, so that the verifier can show the cycle in real instructions.
     """
     time = simulate(order_graph(order), durations(order, costs, serial=True))
     moments = _moments(order, time)
@@ -94,12 +94,24 @@ def _messages(order: Order, moments: _Moments) -> tuple[_Rows, _Rows]:
     source, target = order.rank[producer], order.rank[consumer]
     operation = order.operation[consumer]
     sent = received = moments.end[producer] + 1
-    lost = moments.stuck[producer]
-    received = np.where(lost, moments.begin[consumer] - 1, received)
+    lost = np.flatnonzero(moments.stuck[producer])
+    if len(lost):
+        received = received.copy()
+        channel = source[lost].astype(np.int64) * order.ranks + target[lost]
+        received[lost] = _kept_in_order(channel, moments.begin[consumer[lost]] - 1)
     return (
         _communication(Kind.SEND, source, sent, operation, target, order.origin[producer]),
         _communication(Kind.RECV, target, received, operation, source, order.origin[consumer]),
     )
+
+
+def _kept_in_order(channel: Array, latest: Array) -> Array:
+    """Keys of RECVs whose SENDs stand in this order: none behind its latest, nor behind a later."""
+    keys = latest.copy()
+    for one in np.unique(channel):
+        here = channel == one
+        keys[here] = np.minimum.accumulate(latest[here][::-1])[::-1]
+    return keys
 
 
 def _crossings(order: Order) -> tuple[Array, Array]:

@@ -154,7 +154,7 @@ def _messages(
     waits[0, sent] = to_event[unit[ends.first]]
     waits[1, sent] = to_event[queue[ends.first]]
     earlier = np.arange(len(sent)) - channels.credits
-    holds = (earlier >= 0) & (ends.channel[earlier] == ends.channel)
+    holds = (earlier >= 0) & (ends.channel[np.maximum(earlier, 0)] == ends.channel)
     waits[2, sent[holds]] = received[earlier[holds]]
 
 

@@ -97,3 +97,11 @@ def test_the_default_lowering_needs_no_credits(name_sizes: tuple[str, dict[str, 
     program = build(*name_sizes).program
     for topology in TOPOLOGIES:
         assert credits_needed(program, Links(program), topology) == 0
+
+
+def test_more_credits_than_messages() -> None:
+    """A channel with room for more than is ever sent is one that never fills."""
+    program = build("1f1b", {"P": 2, "M": 1}).program
+    for topology in TOPOLOGIES:
+        graph = event_graph(program, Links(program), Channels(topology, 9))
+        assert not len(stuck_events(graph))
