@@ -71,7 +71,8 @@ def _certificate(program: Program, costs: Costs, memory: Memory, channels: Chann
         return Certificate(tuple(findings), channels, {}, None, str(costs))
     safety = _safety(program, links)
     if sound and not _is_safe(safety[channels.topology], channels):
-        everywhere = not any(verdict.credits_needed is not None for verdict in safety.values())
+        safe_somewhere = any(verdict.credits_needed is not None for verdict in safety.values())
+        everywhere = not safe_somewhere and in_order(program, links)
         stuck = deadlock(program, links, channels, everywhere)
         findings += [replace(finding, hint=_way_out(safety, channels)) for finding in stuck]
     if findings:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from machine import run
 
 from pipec.compiler import Settings, build, certify
 from pipec.program.costs import Costs
@@ -14,6 +15,35 @@ from pipec.source import Source
 from pipec.verify.certificate import Certificate, Safety, verify
 
 SWAPPED = (Path(__file__).parent / "broken" / "swapped_sends.listing").read_text(encoding="utf-8")
+RUNS_BY_POSITION = """
+ranks 2
+flow main microbatches 2 ranks 0 1 0 1 backward false
+
+rank 0:
+    F     main 0 1
+    SEND  F main 1 1 -> 1
+    RECV  F main 2 0 <- 1
+    F     main 0 0
+    F     main 2 0
+    SEND  F main 1 0 -> 1
+    RECV  F main 2 1 <- 1
+    F     main 2 1
+    SEND  F main 3 0 -> 1
+    SEND  F main 3 1 -> 1
+
+rank 1:
+    RECV  F main 1 1 <- 0
+    RECV  F main 1 0 <- 0
+    F     main 1 1
+    SEND  F main 2 1 -> 0
+    F     main 1 0
+    RECV  F main 3 0 <- 0
+    SEND  F main 2 0 -> 0
+    F     main 3 0
+    RECV  F main 3 1 <- 0
+    F     main 3 1
+"""
+"""Rank 0 takes message 2 1 for 2 0 and goes on; with tags it would wait for 2 0 forever."""
 POSITIONAL: tuple[Topology, ...] = ("rank", "pair", "directed")
 
 
@@ -45,6 +75,14 @@ def test_a_swapped_order_is_corruption_by_position(topology: Topology) -> None:
     assert codes(certificate) == ["corruption"]
     assert certificate.safety["tagged"] == Safety(True, 0)
     assert not any(certificate.safety[name].safe for name in POSITIONAL)
+
+
+def test_what_corrupts_need_not_hang() -> None:
+    """By position it runs to its wrong end: called corrupt, and no deadlock under all channels."""
+    assert codes(under(RUNS_BY_POSITION, "directed")) == ["corruption"]
+    wrong = program(RUNS_BY_POSITION)
+    assert len(run(wrong, Channels("directed"))) == len(wrong)
+    assert codes(under(RUNS_BY_POSITION, "tagged")) == ["deadlock"]
 
 
 def test_a_message_that_nobody_asks_for() -> None:
