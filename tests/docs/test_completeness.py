@@ -94,7 +94,7 @@ def test_every_finding_is_explained() -> None:
     explained = set(re.findall(r"^\| `([a-z-]+)` \| .* \|", text, flags=re.MULTILINE))
     explained |= set(re.findall(r"^####? ([a-z-]+)$", text, flags=re.MULTILINE))
     fields = {"ok", "findings", "channels", "costs", "makespan", "ranks"}
-    fields |= {"code", "message", "source", "places", "notes"}
+    fields |= {"code", "severity", "message", "source", "places", "notes", "warnings"}
     assert used
     assert used - explained == set()
     assert explained - fields - used == set()
