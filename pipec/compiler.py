@@ -98,12 +98,14 @@ def build(
         return _with(_imported(Source(target, content)), settings)
     source = find(target)
     schedule = bind(only_schedule(read(source), source), parameters, source)
-    order = arrange(schedule, settings.budget)
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
-    program = lower(order, costs)
+    memory = schedule.memory
+    if settings.memory_limit is not None:
+        memory = Memory(memory.amounts, settings.memory_limit)
+    schedule = replace(schedule, costs=costs, memory=memory)
+    program = lower(arrange(schedule, settings.budget), costs)
     name = library_name(target) or schedule.name
-    compiled = Compiled(name, schedule.parameters, program, costs, schedule.memory)
-    return _with(compiled, Settings(None, settings.memory_limit))
+    return Compiled(name, schedule.parameters, program, costs, memory)
 
 
 def takes(target: str) -> tuple[str, ...]:

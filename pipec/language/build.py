@@ -121,6 +121,22 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def on_rank(self, meta: Meta, children: list[Any]) -> s.OnRank:
         return s.OnRank(self._name(children[0]), _body(children[1]), self._span(meta))
 
+    def greedy(self, meta: Meta, children: list[Any]) -> s.Greedy:
+        return s.Greedy(self._name(children[0]), (), self._span(meta))
+
+    def prefer(self, meta: Meta, children: list[Any]) -> s.Prefer:
+        for sign in children[1::2]:
+            if sign != ">":
+                message, expected = "`prefer` puts the more urgent first", "`>`"
+                self._reject(message, self._span(sign), expected, f"`{sign}`")
+        return s.Prefer(tuple(children[::2]), self._span(meta))
+
+    def every(self, meta: Meta, children: list[Any]) -> s.Every:
+        return s.Every(children[0], self._name(children[1]), (), self._span(meta))
+
+    def slot(self, meta: Meta, children: list[Any]) -> s.Slot:
+        return s.Slot(children[0], children[1], self._span(meta))
+
     def let(self, meta: Meta, children: list[Any]) -> s.Let:
         return s.Let(self._name(children[0]), children[1], self._span(meta))
 

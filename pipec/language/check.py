@@ -5,7 +5,8 @@ from typing import Any
 
 from pipec.findings import Finding, listed, nearest
 from pipec.language import syntax as s
-from pipec.language.kinds import BOOL, DECIMAL, FLOW, INT, Scope, bound_twice
+from pipec.language.kinds import BOOL, DECIMAL, FLOW, INT, Scope, bound_twice, check_selectors
+from pipec.language.policies import check_policy, check_slots
 from pipec.source import Span
 
 COSTS = ("F", "B", "W", "BW", "F & BW", "send", "sum")
@@ -34,7 +35,7 @@ def check(tree: s.File) -> list[Finding]:
 def _bound(body: tuple[Any, ...]) -> Iterator[str]:
     """All names that the lines of a schedule bind, at any depth."""
     for node in body:
-        if isinstance(node, s.Let | s.FlowItem | s.OnRank | s.For):
+        if isinstance(node, s.Let | s.FlowItem | s.Block | s.For):
             yield node.name.name
         inner = node.branches if isinstance(node, s.If) else getattr(node, "body", ())
         yield from _bound(inner)
@@ -92,9 +93,9 @@ def _settings_once(word: str, schedule: s.ScheduleItem, scope: Scope) -> None:
 
 def _whole(schedule: s.ScheduleItem, scope: Scope) -> None:
     """What a schedule must hold, and hold once."""
-    for second in [item for item in schedule.items if isinstance(item, s.OnRank)][1:]:
+    for second in [item for item in schedule.items if isinstance(item, s.Block)][1:]:
         hint = "decide by the rank inside it: `if r == 0:`"
-        message, expected = "a schedule has one program", "one `on rank` block"
+        message, expected = "a schedule has one program", "one block `on rank`"
         scope.add("incomplete", message, second.name.span, expected, "a second one", hint)
     limits = [item for item in schedule.items if isinstance(item, s.Limit)]
     for limit in [limit for limit in limits if _limits_memory(limit)][1:]:
@@ -103,7 +104,7 @@ def _whole(schedule: s.ScheduleItem, scope: Scope) -> None:
     if not schedule.items or any(isinstance(item, s.Broken) for item in schedule.items):
         return
     needed = (
-        ("program", s.OnRank, "an `on rank r:` block"),
+        ("program", s.Block, "an `on rank r:`, `greedy on rank r:` or `every N on rank r:` block"),
         ("flow", s.FlowItem, "`flow main(stages=P, microbatches=M): rank = stage`"),
     )
     for what, kind, expected in needed:
@@ -128,6 +129,15 @@ def _item(item: s.Item, scope: Scope) -> None:
             with scope.inner():
                 scope.bind(item.name, INT)
                 _body(item.body, scope)
+        case s.Greedy():
+            with scope.inner():
+                scope.bind(item.name, INT)
+                check_policy(item, scope)
+        case s.Every():
+            scope.expect(item.period, INT)
+            with scope.inner():
+                scope.bind(item.name, INT)
+                check_slots(item, scope)
         case s.Broken():
             _broken(item, scope)
 
@@ -226,20 +236,12 @@ def _statement(statement: s.Statement | s.Item, scope: Scope) -> None:
             _item(statement, scope)
 
 
-_SELECTORS = ((), (FLOW,), (INT,), (FLOW, INT))
-
-
 def _unit(unit: s.Unit, scope: Scope) -> None:
     kinds = [operation.kind for operation in unit.operations]
     if len(kinds) == 2 and not _overlaps(kinds):
         expected, found = "one F and one B or BW", " and ".join(kinds)
         scope.add("kind", "these two cannot overlap", unit.span, expected, found)
     for operation in unit.operations:
-        selectors = tuple(scope.kind(selector) for selector in operation.selectors)
-        if None not in selectors and selectors not in _SELECTORS:
-            message = f"`{operation.kind}[...]` names a flow, a chunk, or both in this order"
-            expected = "`[flow]`, `[chunk]` or `[flow, chunk]`"
-            found = " and ".join(str(kind) for kind in selectors)
-            scope.add("kind", message, operation.span, expected, found)
+        check_selectors(operation, scope)
         if operation.microbatch is not None:
             scope.expect(operation.microbatch, INT)

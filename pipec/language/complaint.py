@@ -39,6 +39,9 @@ _LINES = (
     "memory",
     "limit",
     "on",
+    "greedy",
+    "prefer",
+    "every",
     "repeat",
     "for",
     "if",
@@ -171,6 +174,10 @@ def _hint(line: str, at: int, found: str, expected: set[str]) -> str | None:
         return "both sides must be there: `a if test else b`"
     if first == "on" and expected == {"_RANK"}:
         return "write `on rank r:`"
+    if first == "greedy" and expected & {"_ON", "_RANK"}:
+        return "write `greedy on rank r:`"
+    if first == "every" and found != "" and expected & {"_ON", "_RANK"}:
+        return "write `every 6 on rank r:`"
     if first == "flow" and expected == {"EQUAL"}:
         return "every argument has its name: `stages=P, microbatches=M`"
     if first == "flow" and found == "" and "COLON" in expected:

@@ -225,6 +225,19 @@ class Scope:
         return None if None in kinds else DECIMAL if DECIMAL in kinds else INT
 
 
+_SELECTORS = ((), (FLOW,), (INT,), (FLOW, INT))
+
+
+def check_selectors(operation: s.Operation, scope: Scope) -> None:
+    """Report square brackets that hold anything but a flow, a chunk, or both in this order."""
+    selectors = tuple(scope.kind(selector) for selector in operation.selectors)
+    if None not in selectors and selectors not in _SELECTORS:
+        message = f"`{operation.kind}[...]` names a flow, a chunk, or both in this order"
+        expected = "`[flow]`, `[chunk]` or `[flow, chunk]`"
+        found = " and ".join(str(kind) for kind in selectors)
+        scope.add("kind", message, operation.span, expected, found)
+
+
 _SPECIAL = {
     "stage": "`stage` is known in the placement of a flow and in `cost` and `memory`",
     "rank": "the number of the rank is the name that `on rank` binds: `on rank r:`",

@@ -92,6 +92,12 @@ class _Assembly:
             case s.ScheduleItem():
                 self._needs_block(block, "the schedule")
                 return replace(node, items=self._nodes(inner, "schedule"))
+            case s.Greedy():
+                self._needs_block(block, "this line")
+                return replace(node, body=self._nodes(inner, "policy"))
+            case s.Every():
+                self._needs_block(block, "this line")
+                return replace(node, body=self._nodes(inner, "slots"))
             case s.OnRank() | s.Repeat() | s.For() | s.Branch():
                 return self._with_body(node, block, inner)
         if block.inner and self._sure:
@@ -209,16 +215,35 @@ class _Assembly:
 _BODY = (s.Let, s.Repeat, s.For, s.Branch, s.Units)
 _PLACES: dict[str, tuple[type, ...]] = {
     "file": (s.Docstring, s.ScheduleItem),
-    "schedule": (s.Docstring, s.Let, s.Require, s.FlowItem, s.Settings, s.Limit, s.OnRank),
+    "schedule": (
+        s.Docstring,
+        s.Let,
+        s.Require,
+        s.FlowItem,
+        s.Settings,
+        s.Limit,
+        s.OnRank,
+        s.Greedy,
+        s.Every,
+    ),
+    "policy": (s.Let, s.Prefer, s.Limit),
+    "slots": (s.Let, s.Slot),
     "body": _BODY,
 }
-_BODIES: dict[type, str] = {s.ScheduleItem: "schedule", s.OnRank: "body"}
+_BODIES: dict[type, str] = {
+    s.ScheduleItem: "schedule",
+    s.OnRank: "body",
+    s.Greedy: "policy",
+    s.Every: "slots",
+}
 """What may have been meant as the body of a line that has none."""
 
-_PLACES["anywhere"] = (*_PLACES["schedule"], *_BODY)
+_PLACES["anywhere"] = (*_PLACES["schedule"], *_BODY, s.Prefer, s.Slot)
 _DESCRIPTIONS = {
     "file": "a docstring or a `schedule`",
-    "schedule": "`require`, `flow`, `let`, `cost`, `memory`, `limit` or `on rank`",
+    "schedule": "`require`, `flow`, `let`, `cost`, `memory`, `limit` or how ranks order their work",
+    "policy": "`prefer`, `limit` or `let`",
+    "slots": "an operation `at` a slot, or `let`",
     "body": "operations, `let`, `repeat`, `for` or `if`",
     "anywhere": "a line of a schedule",
 }
@@ -235,6 +260,10 @@ _ELSEWHERE: dict[type, tuple[str, str]] = {
     s.Settings: ("a setting", _IN_SCHEDULE),
     s.Limit: ("`limit`", _IN_SCHEDULE),
     s.OnRank: ("`on rank`", "it stands directly in the schedule"),
+    s.Greedy: ("`greedy`", "it stands directly in the schedule"),
+    s.Every: ("`every`", "it stands directly in the schedule"),
+    s.Prefer: ("`prefer`", "it stands inside `greedy on rank r:`"),
+    s.Slot: ("a slot", "slots stand inside `every N on rank r:`"),
     s.Let: ("`let`", "it stands in a schedule"),
     s.Units: ("an operation", "operations stand inside `on rank r:`"),
     s.Repeat: ("`repeat`", _IN_PROGRAM),
@@ -248,7 +277,9 @@ def _bound(code: str) -> tuple[str, ...]:
     """The names that a broken line would have bound, so that their uses are not reported too."""
     if head := re.match(r"(?!flow\b)\w+\s+\w+\s*\(([^()]*)", code):
         return tuple(re.findall(r"(?:^|,)\s*([A-Za-z_]\w*)", head[1]))
-    if name := re.match(r"(?:let|flow|for|on\s+rank|on)\s+([A-Za-z_]\w*)", code):
+    if name := re.match(
+        r"(?:let|flow|for|(?:greedy\s+|every\b[^:]*?\s)?on\s+rank|on)\s+([A-Za-z_]\w*)", code
+    ):
         return (name[1],)
     if name := re.match(r"([A-Za-z_]\w*)\s*=(?!=)", code):
         return (name[1],)

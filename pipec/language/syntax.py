@@ -8,12 +8,12 @@ from pipec.source import Span
 LARGEST_NUMBER = 2**63 - 1
 """Numbers are 64-bit integers."""
 
-LATER = frozenset("def greedy prefer every layer overlap".split())
+LATER = frozenset("def layer overlap".split())
 """Words that begin lines of a later version of the language."""
 
 RESERVED = LATER | frozenset(
-    "F B W BW schedule require flow let cost memory limit on at repeat for in if elif else and or "
-    "not true false min max abs".split()
+    "F B W BW schedule require flow let cost memory limit on greedy prefer every at repeat for in "
+    "if elif else and or not true false min max abs".split()
 )
 """Words that no parameter, flow or name may take."""
 
@@ -250,7 +250,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`limit memory <= ...`: checked on every rank."""
+    """`limit memory <= ...`: checked on every rank; in a policy also `limit F - W <= ...`."""
 
     test: Expression
     span: Span = _span()
@@ -265,7 +265,46 @@ class OnRank:
     span: Span = _span()
 
 
-Item = Docstring | Let | Require | FlowItem | Settings | Limit | OnRank | Broken
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """`prefer F > B > W`: what a free rank takes first."""
+
+    operations: tuple[Operation, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """`greedy on rank r:` and the policy by which each rank takes what is ready."""
+
+    name: Name
+    body: tuple[Let | Prefer | Limit | Broken, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """`F[0] at 2 * r`: the slot of microbatch 0; microbatch i has the one i periods later."""
+
+    operation: Operation
+    value: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """`every period on rank r:` and the slots of one microbatch."""
+
+    period: Expression
+    name: Name
+    body: tuple[Let | Slot | Broken, ...]
+    span: Span = _span()
+
+
+Block = OnRank | Greedy | Every
+"""The three ways to decide an order."""
+
+Item = Docstring | Let | Require | FlowItem | Settings | Limit | Block | Broken
 
 
 @dataclass(frozen=True, slots=True)

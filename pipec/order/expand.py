@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.findings import Finding, Stop, listed
+from pipec.findings import Finding, Stop
 from pipec.language import syntax as s
-from pipec.language.evaluate import FlowValue, Lanes, evaluate, failing, spread
+from pipec.language.evaluate import Lanes, evaluate, failing, spread
 from pipec.order.schedule import Schedule
+from pipec.order.select import Selection
 from pipec.program.effects import Kind
 from pipec.source import Span
 
@@ -45,6 +46,7 @@ class Run:
 
 def expand(schedule: Schedule, budget: int = BUDGET) -> tuple[Run, tuple[Span, ...]]:
     """Run the program of every rank. Raises `Stop` at the first mistake. Lane `r` is rank `r`."""
+    assert isinstance(schedule.program, s.OnRank)
     ranks = schedule.placement.ranks
     expansion = _Expansion(schedule, budget)
     lanes = Lanes(dict(schedule.names), ranks)
@@ -55,13 +57,11 @@ def expand(schedule: Schedule, budget: int = BUDGET) -> tuple[Run, tuple[Span, .
 
 class _Expansion:
     def __init__(self, schedule: Schedule, budget: int):
-        self._placement = schedule.placement
-        self._rank = schedule.program.name.name
+        name = schedule.program.name.name
+        self._selection = Selection(schedule.placement, schedule.source, name)
         self._budget = budget
         self._rows = 0.0
         self._steps = 0.0
-        self._text = schedule.source.text
-        self._held = (schedule.placement.chunks >= 0).sum(axis=2)
         self.spans: list[Span] = []
 
     def body(self, body: tuple[s.Statement, ...], lanes: Lanes) -> Run:
@@ -159,76 +159,10 @@ class _Expansion:
 
     def _operation(self, operation: s.Operation, tied: bool, lanes: Lanes) -> tuple[Any, ...]:
         """The six columns of an operation, each a number or an array over lanes."""
-        selectors = [evaluate(selector, lanes) for selector in operation.selectors]
-        named = [value for value in selectors if isinstance(value, FlowValue)]
-        chunks = [value for value in selectors if not isinstance(value, FlowValue)]
-        flow = named[0].index if named else self._only_flow(operation, bool(chunks))
-        stage: Any = -1
-        if chunks or operation.kind != "W":
-            stage = self._stage(operation, flow, chunks, lanes)
-        microbatch: Any = -1
-        if operation.microbatch is not None:
-            microbatch = self._microbatch(operation, flow, lanes)
+        flow, stage = self._selection.one(operation, lanes)
+        microbatch = self._selection.microbatch(operation, flow, lanes)
         self.spans.append(operation.span)
         return Kind[operation.kind], flow, stage, microbatch, tied, len(self.spans) - 1
-
-    def _only_flow(self, operation: s.Operation, chunk: bool) -> int:
-        flows = self._placement.flows
-        if operation.kind == "W" and not operation.selectors:
-            return -1
-        if len(flows) == 1:
-            return 0
-        said = f", {self._said(operation.selectors[0])}" if chunk else ""
-        expected = listed(f"{operation.kind}[{flow.name}{said}]" for flow in flows)
-        written = f"`{self._said(operation)}`"
-        message = f"{written} does not say which flow"
-        raise Stop(Finding("value", message, operation.span, expected, written))
-
-    def _said(self, node: s.Expression) -> str:
-        """A piece of the text, on one line."""
-        return " ".join(self._text[node.span.start : node.span.end].split())
-
-    def _stage(self, operation: s.Operation, flow: Any, chunks: list[Any], lanes: Lanes) -> Any:
-        """The stage that a chunk number, or its absence, means on each lane's rank."""
-        rank = lanes.names[self._rank]
-        assert isinstance(rank, np.ndarray)
-        held = self._held[flow, rank]
-        span, written = operation.span, f"`{self._said(operation)}`"
-        message, found = f"{written} on a rank that holds no stage of this flow", "none"
-        failing(Finding("value", message, span, "a stage on this rank", found), held == 0, lanes)
-        if not chunks:
-            message = f"{written} does not say which chunk"
-            named = [f"{self._said(name)}, " for name in operation.selectors]
-            first = f"{operation.kind}[{''.join(named)}"
-            expected = f"`{first}0]` to `{first}{int(np.max(held)) - 1}]`"
-            failing(Finding("value", message, span, expected, written), held > 1, lanes)
-            return self._placement.chunks[flow, rank, 0]
-        chunk = chunks[0]
-        bad = (chunk < 0) | (chunk >= held)
-        if np.any(bad):
-            lane = int(np.argmax(bad))
-            number = spread(chunk, lanes.count)[lane]
-            count = spread(held, lanes.count)[lane]
-            message = f"there is no chunk {number}"
-            expected = f"a chunk from 0 to {count - 1}" if count > 1 else "chunk 0"
-            failing(Finding("value", message, span, expected, f"chunk {number}"), bad, lanes)
-        return self._placement.chunks[flow, rank, chunk]
-
-    def _microbatch(self, operation: s.Operation, flow: Any, lanes: Lanes) -> Any:
-        assert operation.microbatch is not None
-        number: Any = evaluate(operation.microbatch, lanes)
-        most = self._placement.microbatches.max() if isinstance(flow, int) and flow < 0 else None
-        most = self._placement.microbatches[flow] if most is None else most
-        bad = (number < 0) | (number >= most)
-        if np.any(bad):
-            lane = int(np.argmax(bad))
-            last = int(spread(most, lanes.count)[lane]) - 1
-            found = f"{spread(number, lanes.count)[lane]}"
-            message = f"there is no microbatch {found}"
-            expected = f"a microbatch from 0 to {last}"
-            span = operation.microbatch.span
-            failing(Finding("value", message, span, expected, found), bad, lanes)
-        return number
 
     # --- bounds -----------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class Schedule:
     placement: Placement
     costs: Costs
     memory: Memory
-    program: s.OnRank = field(repr=False)
+    program: s.Block = field(repr=False)
     names: Mapping[str, Value] = field(repr=False)
     source: Source = field(repr=False)
     flow_spans: tuple[Span, ...] = field(repr=False)
@@ -151,7 +151,7 @@ class _Binder:
             case s.Limit():
                 assert isinstance(item.test, s.Comparison)
                 self._set_limit(item, item.test.operands[1])
-            case s.OnRank():
+            case s.OnRank() | s.Greedy() | s.Every():
                 self._program = item
 
     def _require(self, item: s.Require) -> None:

@@ -132,12 +132,7 @@ class Durations:
 def durations(table: Table, costs: Costs, serial: bool | None = None) -> Durations:
     """The time of every row of a table. `serial` overrides how pairs run."""
     serial = costs.serial if serial is None else serial
-    stages = int(table.placement.stages.max())
-    scale = _scale(costs)
-    by_kind = np.zeros((len(Kind), stages), np.int64)
-    for kind, effect in EFFECTS.items():
-        times = [costs.time(effect.cost, stage) for stage in range(stages)]
-        by_kind[kind] = whole("costs", times, scale)
+    by_kind, scale = per_stage(costs, int(table.placement.stages.max()))
     stage = np.zeros(len(table), np.int64)
     compute = table.compute
     stage[compute] = table.placement.split(table.operation[compute]).stage
@@ -145,6 +140,16 @@ def durations(table: Table, costs: Costs, serial: bool | None = None) -> Duratio
     if not serial:
         _pair_up(table, costs, stage, scale, ticks)
     return Durations(ticks, scale, serial)
+
+
+def per_stage(costs: Costs, stages: int) -> tuple[Array, int]:
+    """`[kind, stage]`: the ticks of one instruction, and how many ticks a unit has."""
+    scale = _scale(costs)
+    by_kind = np.zeros((len(Kind), stages), np.int64)
+    for kind, effect in EFFECTS.items():
+        times = [costs.time(effect.cost, stage) for stage in range(stages)]
+        by_kind[kind] = whole("costs", times, scale)
+    return by_kind, scale
 
 
 MOST_TICKS = 2**61

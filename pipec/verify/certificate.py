@@ -16,7 +16,6 @@ from pipec.simulate.usage import usage
 from pipec.verify.completeness import completeness
 from pipec.verify.dataflow import dataflow
 from pipec.verify.deadlock import credits_needed, deadlock
-from pipec.verify.head_of_line import head_of_line
 from pipec.verify.limit import memory_limit
 from pipec.verify.matching import in_order, matching
 
@@ -83,9 +82,7 @@ def _certificate(program: Program, costs: Costs, memory: Memory, channels: Chann
     assert proven(graph.waits, swept.spans, swept.rises), "the sweep is wrong: a bug of pipec"
     used = usage(memory, swept.timeline)
     found = tuple(memory_limit(program, memory, used))
-    warnings = () if found else tuple(head_of_line(graph, links, channels, costs, swept.timeline))
-    summary = report(swept.timeline, used)
-    return Certificate(found, channels, safety, summary, str(costs), warnings)
+    return Certificate(found, channels, safety, report(swept.timeline, used), str(costs))
 
 
 def _safety(program: Program, links: Links) -> dict[str, Safety]:

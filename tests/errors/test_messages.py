@@ -64,7 +64,9 @@ def test_the_cases_cover_every_code() -> None:
         "name",
         "order",
         "parameter",
+        "policy",
         "require",
+        "slot",
         "syntax",
         "value",
     }

@@ -104,8 +104,32 @@ class _Author:
             limit = ["limit", "memory", "<=", *self._decimal(names)]
             text += self._between(indent) + self._line(indent, limit)
         rank = self._name()
-        text += self._between(indent) + self._line(indent, ["on", "rank", rank, ":"])
-        return text + self._body(self._deeper(indent), [*names, rank], 3)
+        way = self._pick("program", "program", "greedy", "every")
+        head = {"greedy": ["greedy"], "every": ["every", *self._number(names, 1)]}.get(way, [])
+        text += self._between(indent) + self._line(indent, [*head, "on", "rank", rank, ":"])
+        inner, known = self._deeper(indent), [*names, rank]
+        if way == "program":
+            return text + self._body(inner, known, 3)
+        lines = self._policy(known) if way == "greedy" else self._slots(known)
+        return text + "".join(self._between(inner) + self._line(inner, line) for line in lines)
+
+    def _policy(self, names: list[str]) -> list[list[str]]:
+        kinds = self._pick(["F", "B", "W"], ["BW", "F"])
+        prefer = ["prefer", kinds[0]]
+        for kind in kinds[1:]:
+            prefer += [">", *self._operation(kind, names, microbatch=False)]
+        lines = [prefer]
+        for _ in range(self._draw(st.integers(0, 2))):
+            sign = self._pick("+", "-")
+            count = self._operation(kinds[1], names, microbatch=False)
+            lines.append(["limit", "F", sign, *count, "<=", *self._number(names, 2)])
+        if self._chance(30):
+            lines.append(["limit", "memory", "<=", *self._decimal(names)])
+        return lines
+
+    def _slots(self, names: list[str]) -> list[list[str]]:
+        slots = [[kind, "at", *self._number(names, 2)] for kind in ("F", "B", "W")]
+        return [["let", self._name(), "=", *self._number(names, 2)], *slots]
 
     def _flow(self, names: list[str]) -> list[str]:
         tokens = ["flow", self._flows[-1], "(", "stages", "=", *self._number(names, 1), ","]
@@ -187,14 +211,14 @@ class _Author:
                 tokens += self._operation(self._pick("B", "BW"), names)
         return tokens
 
-    def _operation(self, kind: str, names: list[str]) -> list[str]:
+    def _operation(self, kind: str, names: list[str], microbatch: bool = True) -> list[str]:
         flow, chunk = self._chance(40), self._chance(40)
         inside = [self._flow_value(names)] if flow else []
         inside += [self._number(names, 1)] if chunk else []
         tokens = [kind]
         if inside:
             tokens += ["[", *inside[0], *([",", *inside[1]] if len(inside) > 1 else []), "]"]
-        tokens += ["(", *self._number(names, 1), ")"] if self._chance(25) else []
+        tokens += ["(", *self._number(names, 1), ")"] if microbatch and self._chance(25) else []
         return tokens
 
     # --- expressions --------------------------------------------------------------------------

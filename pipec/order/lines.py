@@ -1,0 +1,158 @@
+"""Lines of work: one per flow, stage and kind. Each does its microbatches in order, once each.
+
+A list scheduler decides only which line goes next on a rank; the microbatch follows by counting.
+An order is then a sequence of line numbers, in any order in which each can run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.costs import Costs, per_stage
+from pipec.program.effects import NEEDS, STEP, Kind, Step
+from pipec.program.placement import Placement
+from pipec.program.program import Order, Origins
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """The operations of one kind in one stage of one flow, microbatch after microbatch."""
+
+    kind: Kind
+    flow: int
+    stage: int
+    rank: int
+    total: int
+    origin: int
+
+
+@dataclass(frozen=True)
+class Lines:
+    """All lines of a schedule, in the order of (flow, stage, kind)."""
+
+    placement: Placement
+    lines: tuple[Line, ...]
+
+    @cached_property
+    def number(self) -> dict[tuple[int, int, int], int]:
+        """(flow, step, stage) -> the number of the line that does it."""
+        return {
+            (line.flow, int(STEP[line.kind]), line.stage): number
+            for number, line in enumerate(self.lines)
+        }
+
+    @cached_property
+    def after(self) -> list[list[int]]:
+        """For each line the lines that wait for it, microbatch by microbatch.
+
+        What is implied is left out: a B waits for the gradient, which its own F made possible.
+        """
+        after: list[list[int]] = [[] for _ in self.lines]
+        for number, line in enumerate(self.lines):
+            needs = [
+                self.number[line.flow, need.step, line.stage + need.stage]
+                for need in NEEDS[Step(int(STEP[line.kind]))]
+                if (line.flow, need.step, line.stage + need.stage) in self.number
+            ]
+            far = [need for need in needs if self.lines[need].stage != line.stage]
+            for need in far or needs:
+                after[need].append(number)
+        return after
+
+    @cached_property
+    def first(self) -> list[int]:
+        """The lines that wait for nothing."""
+        waiting = {number for after in self.after for number in after}
+        return [number for number in range(len(self.lines)) if number not in waiting]
+
+    @cached_property
+    def size(self) -> int:
+        """How many operations there are."""
+        return sum(line.total for line in self.lines)
+
+    def on(self, rank: int) -> list[int]:
+        """The lines of one rank."""
+        return [number for number, line in enumerate(self.lines) if line.rank == rank]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What lines cost, in whole ticks: `duration` of an operation; `delay` to each in `after`."""
+
+    duration: list[int]
+    delay: list[list[int]]
+
+
+def clock(lines: Lines, costs: Costs) -> Clock:
+    """The times of lines under costs; a message takes `send` if it changes ranks."""
+    stages = int(lines.placement.stages.max())
+    times, _ = per_stage(costs, stages)
+    known = lines.lines
+    duration = [int(times[line.kind, line.stage]) for line in known]
+    delay = [
+        [
+            int(times[Kind.SEND, known[later].stage]) if known[later].rank != line.rank else 0
+            for later in after
+        ]
+        for line, after in zip(known, lines.after, strict=True)
+    ]
+    return Clock(duration, delay)
+
+
+def makespan(lines: Lines, times: Clock, sequence: Sequence[int]) -> int:
+    """When a sequence ends that each rank runs in this order, every operation as soon as it can."""
+    arrival: list[list[int]] = [[] for _ in lines.lines]
+    for number in lines.first:
+        arrival[number] = [0] * lines.lines[number].total
+    ready = [iter(times) for times in arrival]
+    free = [0] * lines.placement.ranks
+    rank = [line.rank for line in lines.lines]
+    duration = times.duration
+    later = [
+        [(arrival[number].append, delay) for number, delay in zip(after, delays, strict=True)]
+        for after, delays in zip(lines.after, times.delay, strict=True)
+    ]
+    for number in sequence:
+        begin, here = next(ready[number]), rank[number]
+        if free[here] > begin:
+            begin = free[here]
+        free[here] = end = begin + duration[number]
+        for append, delay in later[number]:
+            append(end + delay)
+    return max(free, default=0)
+
+
+def order_of(lines: Lines, sequence: Sequence[int], origins: Origins) -> Order:
+    """The order in which every rank runs its part of a sequence of lines."""
+    chosen = np.array(sequence, np.int64)
+    columns = [(line.kind, line.flow, line.stage, line.rank, line.origin) for line in lines.lines]
+    kind, flow, stage, rank, origin = np.array(columns, np.int64).T
+    microbatch = np.empty(len(chosen), np.int64)
+    by_line = np.argsort(chosen, kind="stable")
+    counts = np.bincount(chosen, minlength=len(columns))
+    ends = np.cumsum(counts)
+    for begin, end in pairwise([0, *ends.tolist()]):
+        microbatch[by_line[begin:end]] = np.arange(end - begin)
+    by_rank = np.argsort(rank[chosen], kind="stable")
+    chosen, microbatch = chosen[by_rank], microbatch[by_rank]
+    operation = lines.placement.operation(
+        flow[chosen], STEP[kind[chosen]].astype(np.int64), stage[chosen], microbatch
+    )
+    per_rank = np.bincount(rank[chosen], minlength=lines.placement.ranks)
+    return Order(
+        lines.placement,
+        np.concatenate([[0], np.cumsum(per_rank)]),
+        kind[chosen].astype(np.int8),
+        operation.astype(np.int32),
+        np.full(len(chosen), -1, np.int32),
+        np.zeros(len(chosen), bool),
+        origin[chosen].astype(np.int32),
+        origins,
+    )

@@ -1,0 +1,110 @@
+"""What the brackets of an operation name: flow, stage and microbatch, per lane."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.findings import Finding, Stop, listed
+from pipec.language import syntax as s
+from pipec.language.evaluate import FlowValue, Lanes, evaluate, failing, spread
+from pipec.program.placement import Placement
+from pipec.source import Source
+
+Array = NDArray[Any]
+
+
+class Selection:
+    """Evaluates brackets. `rank` is the name that holds each lane's rank. Raises `Stop`."""
+
+    def __init__(self, placement: Placement, source: Source, rank: str):
+        self._placement = placement
+        self._text = source.text
+        self._rank = rank
+        self._held = (placement.chunks >= 0).sum(axis=2)
+
+    def one(self, operation: s.Operation, lanes: Lanes) -> tuple[Any, Any]:
+        """The flow and the stage of an operation, which must say them where there are several.
+
+        Only a W may leave them out: they are -1 then.
+        """
+        flow, chunk = self.any(operation, lanes)
+        if operation.kind == "W" and chunk is None:
+            return -1 if flow is None else flow, -1
+        return self.stage_of(operation, lanes)
+
+    def stage_of(self, operation: s.Operation, lanes: Lanes) -> tuple[Any, Any]:
+        """The same where also a W must say them."""
+        flow, chunk = self.any(operation, lanes)
+        if flow is None:
+            flow = self._only_flow(operation, chunk is not None)
+        return flow, self._stage(operation, flow, chunk, lanes)
+
+    def any(self, operation: s.Operation, lanes: Lanes) -> tuple[Any, Any]:
+        """The flow and the chunk that are named; None for what is not."""
+        selectors = [evaluate(selector, lanes) for selector in operation.selectors]
+        named = [value for value in selectors if isinstance(value, FlowValue)]
+        chunks = [value for value in selectors if not isinstance(value, FlowValue)]
+        return named[0].index if named else None, chunks[0] if chunks else None
+
+    def microbatch(self, operation: s.Operation, flow: Any, lanes: Lanes) -> Any:
+        """The microbatch in the round brackets, or -1 where there are none."""
+        if operation.microbatch is None:
+            return -1
+        number: Any = evaluate(operation.microbatch, lanes)
+        most = self._placement.microbatches.max() if isinstance(flow, int) and flow < 0 else None
+        most = self._placement.microbatches[flow] if most is None else most
+        bad = (number < 0) | (number >= most)
+        if np.any(bad):
+            lane = int(np.argmax(bad))
+            last = int(spread(most, lanes.count)[lane]) - 1
+            found = f"{spread(number, lanes.count)[lane]}"
+            message = f"there is no microbatch {found}"
+            expected = f"a microbatch from 0 to {last}"
+            span = operation.microbatch.span
+            failing(Finding("value", message, span, expected, found), bad, lanes)
+        return number
+
+    def _only_flow(self, operation: s.Operation, chunk: bool) -> int:
+        flows = self._placement.flows
+        if len(flows) == 1:
+            return 0
+        said = f", {self._said(operation.selectors[0])}" if chunk else ""
+        expected = listed(f"{operation.kind}[{flow.name}{said}]" for flow in flows)
+        written = f"`{self._said(operation)}`"
+        message = f"{written} does not say which flow"
+        raise Stop(Finding("value", message, operation.span, expected, written))
+
+    def _said(self, node: s.Expression) -> str:
+        """A piece of the text, on one line."""
+        return " ".join(self._text[node.span.start : node.span.end].split())
+
+    def _stage(self, operation: s.Operation, flow: Any, chunk: Any, lanes: Lanes) -> Any:
+        """The stage that a chunk number, or its absence, means on each lane's rank."""
+        rank = lanes.names[self._rank]
+        assert isinstance(rank, np.ndarray)
+        held = self._held[flow, rank]
+        span, written = operation.span, f"`{self._said(operation)}`"
+        message, found = f"{written} on a rank that holds no stage of this flow", "none"
+        failing(Finding("value", message, span, "a stage on this rank", found), held == 0, lanes)
+        if chunk is None:
+            message = f"{written} does not say which chunk"
+            named = [f"{self._said(name)}, " for name in operation.selectors]
+            first = f"{operation.kind}[{''.join(named)}"
+            expected = f"`{first}0]` to `{first}{int(np.max(held)) - 1}]`"
+            failing(Finding("value", message, span, expected, written), held > 1, lanes)
+            return self._placement.chunks[flow, rank, 0]
+        self.in_range(operation, chunk, held, lanes)
+        return self._placement.chunks[flow, rank, chunk]
+
+    def in_range(self, operation: s.Operation, chunk: Any, held: Any, lanes: Lanes) -> None:
+        """Refuse a chunk that a rank does not hold."""
+        bad = (chunk < 0) | (chunk >= held)
+        if np.any(bad):
+            lane = int(np.argmax(bad))
+            number = spread(chunk, lanes.count)[lane]
+            count = spread(held, lanes.count)[lane]
+            message = f"there is no chunk {number}"
+            expected = f"a chunk from 0 to {count - 1}" if count > 1 else "chunk 0"
+            finding = Finding("value", message, operation.span, expected, f"chunk {number}")
+            failing(finding, bad, lanes)
