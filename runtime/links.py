@@ -53,6 +53,13 @@ class Backend(Protocol):
         """Release what the library holds."""
 
 
+class Closable(Protocol):
+    """Communication that a failed pipeline ends, so that no thread waits in it."""
+
+    def close(self) -> None:
+        """End it, on this rank and on those that wait for it."""
+
+
 @dataclass(frozen=True)
 class Link:
     """A communicator of some ranks of the pipeline."""

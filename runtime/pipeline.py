@@ -20,9 +20,10 @@ from pipec.runtime.checks import device_of, group_of, mistake_of, splits_of
 from pipec.runtime.copies import Copies, equalise
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.executor import Context, Stream
+from pipec.runtime.experts.stage import exchanges_of
 from pipec.runtime.groups import agree, default_topology, make_wire, store_of, sum_links
 from pipec.runtime.held import Ends
-from pipec.runtime.links import Link, Linker
+from pipec.runtime.links import Closable, Link, Linker
 from pipec.runtime.listener import Listener
 from pipec.runtime.specs import TensorSpec, declared
 from pipec.runtime.threads import calm_gloo_threads
@@ -101,6 +102,7 @@ class Pipeline:
         self._count = sum(flow.microbatches for flow in plan.program.placement.flows)
         scale = 1 / self._count if reduction == "mean" else 1.0
         self._ends = Ends(loss_fn, scale, check_finite)
+        self._exchanges = exchanges_of(self._stages.values(), scale)
         self._reduction = reduction
         self._keep_outputs = keep_outputs
         self._splits = splits
@@ -176,7 +178,8 @@ class Pipeline:
             for rank, other in enumerate(hosts)
             if other != host or not board.read(rank).process  # a container with memory of its own
         ]
-        key, links = self._key, self._links
+        key = self._key
+        links: list[Closable] = [*self._links, *self._exchanges]
         return Watchdog(
             self.plan.program, board, self._store, key, self.rank, remote, links, timeout
         )

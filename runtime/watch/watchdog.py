@@ -16,7 +16,7 @@ from torch.distributed import Store
 from pipec.findings import Place
 from pipec.program.program import Program
 from pipec.runtime.errors import PipelineError
-from pipec.runtime.links import Link
+from pipec.runtime.links import Closable
 from pipec.runtime.watch.progress import BEAT, IDLE, MODE, POSITION, REASON, STEP, Board, Seen
 from pipec.runtime.watch.story import Scene
 from pipec.source import Span
@@ -78,7 +78,7 @@ class Watchdog:
         key: str,
         rank: int,
         remote: Sequence[int],
-        links: Sequence[Link],
+        links: Sequence[Closable],
         timeout: float,
     ):
         """remote: the ranks on other hosts, whose lines come through the store."""

@@ -1,0 +1,164 @@
+"""Pipelines of expert stages on real processes: gradients are those of the plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from moe import (
+    EVEN,
+    STEEP,
+    Gradients,
+    assert_gradients,
+    batch_of,
+    gradients_of,
+    loss_of,
+    make_stage,
+    plain_gradients,
+)
+from piped import assert_close, compiled, stages_of, total_of
+from ranks import Ranks
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import init_device_mesh
+
+from pipec import Channels
+from pipec.runtime import Pipeline
+from pipec.runtime.experts import Exchange, Layout, make_exchange, make_layout
+
+pytestmark = pytest.mark.slow
+
+PER_STAGE = 2
+"""Layers of a stage."""
+
+SIZES = {
+    "gpipe": (2, 3),
+    "1f1b": (2, 4),
+    "interleaved": (2, 4),
+    "interleavedzb": (2, 4),
+    "loopedbfs": (2, 3),
+    "zb1p": (2, 4),
+    "zb2p": (2, 4),
+    "zbv": (2, 4),
+    "dualpipe": (2, 4),
+    "dualpipev": (2, 5),
+}
+
+
+@cache
+def placed(pipeline: int, experts: int) -> tuple[Layout, Exchange]:
+    mesh = init_device_mesh("cpu", (pipeline, experts), mesh_dim_names=("pipeline", "expert"))
+    layout = make_layout(mesh)
+    return layout, make_exchange("torch", layout.expert)
+
+
+def layers_of(stage: int) -> range:
+    return range(PER_STAGE * stage, PER_STAGE * (stage + 1))
+
+
+@cache
+def expected_of(stages: int, microbatches: int, experts: int, bias: float) -> list[Gradients]:
+    """The gradients of every stage."""
+    batches = [batch_of(one, microbatches) for one in range(experts)]
+    count = PER_STAGE * stages
+    whole = [make_stage(layers_of(stage), count, bias=bias) for stage in range(stages)]
+    return plain_gradients(whole, batches)
+
+
+def step_twice(
+    rank: int,
+    group: ProcessGroup,
+    schedule: str,
+    sizes: tuple[int, int],
+    experts: int,
+    bias: float,
+    wires: str,
+) -> int:
+    """Two steps, each compared with the plain model; how many stages were compared."""
+    layout, exchange = placed(sizes[0], experts)
+    plan = compiled(schedule, *sizes)
+    total, count = total_of(plan), stages_of(plan)
+    expected = expected_of(count, total, experts, bias)
+    stages = {
+        stage: make_stage(layers_of(stage), PER_STAGE * count, exchange, bias)
+        for stage in plan.stages(layout.pipeline.rank())
+    }
+    layout.equalise(stages)
+    pipe = Pipeline(
+        plan,
+        stages,
+        loss_fn=loss_of,
+        group=layout.pipeline,
+        channels=None if wires == "tagged" else Channels(wires),
+        timeout=20,
+    )
+    batch = batch_of(exchange.rank, total)
+    x, y = (torch.cat(parts) for parts in zip(*batch, strict=True))
+    for _ in range(2):
+        for stage in stages.values():
+            stage.zero_grad()
+        pipe.step(x, y)
+        layout.average_gradients(stages)
+        for stage, module in stages.items():
+            assert_gradients(gradients_of(module), expected[stage], exchange.rank, experts)
+    pipe.close()
+    return len(stages)
+
+
+@pytest.mark.parametrize("schedule", SIZES)
+def test_schedules(four: Ranks, schedule: str) -> None:
+    """Every library schedule on 2 pipeline ranks x 2 expert ranks."""
+    assert all(four.run(step_twice, schedule, SIZES[schedule], 2, EVEN, "tagged"))
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb1p", "dualpipe"])
+def test_uneven(four: Ranks, schedule: str) -> None:
+    """All tokens go to the experts of one rank."""
+    assert all(four.run(step_twice, schedule, SIZES[schedule], 2, STEEP, "tagged"))
+
+
+@pytest.mark.parametrize("wires", ["pair", "directed", "rank"])
+@pytest.mark.parametrize("schedule", ["zb1p", "dualpipe"])
+def test_strict_channels(four: Ranks, schedule: str, wires: str) -> None:
+    """Messages go through the queues of NCCL, and all-to-alls beside them."""
+    assert all(four.run(step_twice, schedule, SIZES[schedule], 2, EVEN, wires))
+
+
+@pytest.mark.parametrize("sizes", [(1, 3), (4, 8)])
+def test_sizes(four: Ranks, sizes: tuple[int, int]) -> None:
+    """One pipeline rank with four expert ranks, and four with one."""
+    assert all(four.run(step_twice, "1f1b", sizes, 4 // sizes[0], EVEN, "tagged"))
+
+
+@pytest.mark.parametrize("schedule", ["zb1p", "dualpipe"])
+def test_eight(fresh: Callable[[int], Ranks], schedule: str) -> None:
+    """4 pipeline ranks x 2 expert ranks."""
+    assert all(fresh(8).run(step_twice, schedule, (4, 8), 2, EVEN, "tagged"))
+
+
+def balance(rank: int, group: ProcessGroup) -> Tensor:
+    layout, exchange = placed(2, 2)
+    plan = compiled("1f1b", 2, 4)
+    numbers = plan.stages(layout.pipeline.rank())
+    stages = {s: make_stage(layers_of(s), 4, exchange) for s in numbers}
+    pipe = Pipeline(plan, stages, loss_fn=loss_of, group=layout.pipeline, timeout=20)
+    batch = batch_of(exchange.rank, 4)
+    x, y = (torch.cat(parts) for parts in zip(*batch, strict=True))
+    with torch.no_grad():
+        pipe.eval(x, y)
+    (stage,) = stages.values()
+    first, none = stage.take_loss(), stage.take_loss()
+    assert first is not None and none is None
+    pipe.step(x, y)
+    again = stage.take_loss()
+    assert again is not None
+    assert_close(again, first, 1e-10, "the losses of routers")
+    pipe.close()
+    return first
+
+
+def test_balance(four: Ranks) -> None:
+    """The losses of routers can be read, in steps and in forwards."""
+    assert all(loss > 0 for loss in four.run(balance))
