@@ -17,6 +17,8 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipec.lower.issue import eager
+
 Unit = Sequence[int]
 """Numbers of parts, in the order in which they are issued without neighbours."""
 
@@ -84,11 +86,10 @@ class _Machine:
         return [self._whole(rank) for rank in range(len(self._issued))]
 
     def _whole(self, rank: int) -> list[int]:
-        issued = self._issued[rank]
+        issued, work = self._issued[rank], self._work
         known = set(issued)
-        return issued + [
-            part for unit in self._work.units[rank] for part in unit if part not in known
-        ]
+        issued += [part for unit in work.units[rank] for part in unit if part not in known]
+        return eager(issued, lambda part: work.lane[part] == 1, lambda part: work.needs[part])
 
     def _begin(self, rank: int, lane: int, now: int) -> None:
         candidates = self._ready[rank][lane]

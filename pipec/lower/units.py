@@ -9,7 +9,8 @@ is ready: while an all-to-all of its own is under way, or of the other half.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipec.lower.interleave import Chain, Part, interleave
+from pipec.lower.interleave import Chain, Part, Place, interleave, needed
+from pipec.lower.issue import eager
 from pipec.program.effects import Kind
 
 COMPUTE, WIRE = "compute", "all-to-all"
@@ -61,7 +62,16 @@ def overlapped(operations: Sequence[Operation]) -> list[Issued]:
             ]
             chains.append(tuple(Part(COMPUTE, ticks, (first, place)) for place, _ in filler))
             meant.append([(number, Kind.W, part) for _, part in filler])
-    return [meant[chain][place] for chain, place in interleave(chains).order]
+
+    def wire(at: Place) -> bool:
+        return chains[at[0]][at[1]].lane == WIRE
+
+    def needs(at: Place) -> list[Place]:
+        need = needed(chains, at)
+        return [] if need is None else [need]
+
+    order = eager(interleave(chains).order, wire, needs)
+    return [meant[chain][place] for chain, place in order]
 
 
 def _parts(operation: Operation) -> list[int]:

@@ -63,7 +63,7 @@ def test_one_unit() -> None:
 
 def test_two_units() -> None:
     """A window of two hides one operation's all-to-alls behind the other's compute."""
-    assert side_by_side(chain(2), 2) == [[0, 4, 1, 2, 5, 6, 3, 7]]
+    assert side_by_side(chain(2), 2) == [[0, 1, 4, 5, 2, 3, 6, 7]]
 
 
 def test_filler_comes_last() -> None:
