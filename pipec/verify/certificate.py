@@ -16,6 +16,7 @@ from pipec.simulate.usage import usage
 from pipec.verify.completeness import completeness
 from pipec.verify.dataflow import dataflow
 from pipec.verify.deadlock import credits_needed, deadlock
+from pipec.verify.head_of_line import head_of_line
 from pipec.verify.limit import memory_limit
 from pipec.verify.matching import in_order, matching
 
@@ -82,7 +83,9 @@ def _certificate(program: Program, costs: Costs, memory: Memory, channels: Chann
     assert proven(graph.waits, swept.spans, swept.rises), "the sweep is wrong: a bug of pipec"
     used = usage(memory, swept.timeline)
     found = tuple(memory_limit(program, memory, used))
-    return Certificate(found, channels, safety, report(swept.timeline, used), str(costs))
+    warnings = () if found else tuple(head_of_line(graph, links, channels, costs, swept.timeline))
+    summary = report(swept.timeline, used)
+    return Certificate(found, channels, safety, summary, str(costs), warnings)
 
 
 def _safety(program: Program, links: Links) -> dict[str, Safety]:

@@ -1,0 +1,147 @@
+"""Head-of-line blocking: a message that could move stands behind one that cannot yet."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.findings import Finding, Severity
+from pipec.program.costs import Costs, durations
+from pipec.program.effects import COMPUTE
+from pipec.program.graph import Channels, Graph, event_graph
+from pipec.program.links import Links
+from pipec.simulate.timeline import Timeline, simulate
+from pipec.verify.place import place
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Events whose operation begins later for it, by how many ticks, and what stands in front.
+
+    `culprit` is the message in whose favour all of the queue waits: the nearest one in front that
+    waits for no queue itself.
+    """
+
+    event: Array
+    ticks: Array
+    front: Array
+    culprit: Array
+
+
+def delays(graph: Graph, links: Links, time: Timeline) -> Delays:
+    """The messages that were ready at both ends and waited for one in front that was not.
+
+    Waiting while others are on the wire is no such delay: that is what a wire costs. Nor is it one
+    if the operation that takes the message has something else to wait for.
+    """
+    end, begin = time.end[graph.row], time.begin[graph.row]
+    nobody = len(graph)
+    known = np.append(end, 0)
+    messages = graph.event[links.messages.second]
+    ready = np.append(begin, 0)
+    ready[messages] = known[graph.waits[:2, messages]].max(axis=0)
+    earlier, later = graph.waits[2:, messages]
+    front = np.full(nobody + 1, nobody)
+    front[messages] = np.where(known[earlier] > known[later], earlier, later)
+    behind = np.append(begin, 0) > ready
+    culprit = np.where(behind, front, np.arange(nobody + 1))
+    while behind[culprit].any():
+        culprit = culprit[culprit]
+    ticks = np.minimum(ready[culprit[:-1]] - ready[:-1], _lateness(graph, begin, known))
+    event = np.flatnonzero((ticks > 0) & behind[:-1])
+    return Delays(event, ticks[event], front[event], culprit[event])
+
+
+def _lateness(graph: Graph, begin: Array, known: Array) -> Array:
+    """Per event, how much later an operation begins than it would without waiting for it."""
+    late = np.zeros(len(graph) + 1, np.int64)
+    compute = np.flatnonzero(COMPUTE[graph.table.kind[graph.row]])
+    waits = graph.waits[:, compute]
+    for row in (1, 2):
+        others = known[np.delete(waits, row, axis=0)].max(axis=0)
+        np.maximum.at(late, waits[row], begin[compute] - others)
+    return late[:-1]
+
+
+def head_of_line(
+    graph: Graph, links: Links, channels: Channels, costs: Costs, time: Timeline
+) -> list[Finding]:
+    """Warning `head-of-line` for the message that is delayed most, or nothing.
+
+    graph, time: of the program under these channels and costs.
+    """
+    if channels.topology == "tagged":
+        return []
+    found = delays(graph, links, time)
+    if not len(found.event):
+        return []
+    worst = int(np.argmax(found.ticks))
+    event, front = int(found.event[worst]), int(found.front[worst])
+    story = _Story(graph, links)
+    delayed, ahead = story.message(event), story.message(front)
+    shared = [row for row in ahead.rows if _same_rank(graph, row, delayed.rows)]
+    early = place(graph.table, shared[0])
+    ticks = time.units(found.ticks[worst])
+    message = (
+        f"{delayed.name} could go {ticks} {_units(ticks)} earlier, but stands in the queue of rank "
+        f"{early.rank} behind `{early.instruction}`, which waits for its other end"
+    )
+    notes = [f"{ahead.name} waits in turn behind {story.message(int(found.culprit[worst])).name}"]
+    notes = notes if found.culprit[worst] != front else []
+    if len(found.event) > 1:
+        notes += [f"{len(found.event)} messages wait so, this one longest"]
+    notes += [_effect(time, _unqueued(links, costs))]
+    where = tuple(place(graph.table, row) for row in sorted({*delayed.rows, *ahead.rows}))
+    hint = f"post `{early.instruction}` later, or use channels with more queues (`directed`)"
+    warning = Finding("head-of-line", message, early.span, None, None, hint, where, tuple(notes))
+    return [replace(warning, severity=Severity.WARNING)]
+
+
+def _same_rank(graph: Graph, row: int, others: list[int]) -> bool:
+    return any(graph.table.rank[row] == graph.table.rank[other] and row < other for other in others)
+
+
+def _units(amount: float) -> str:
+    return "unit" if amount == 1 else "units"
+
+
+def _unqueued(links: Links, costs: Costs) -> int:
+    """The makespan in ticks if each message had a queue of its own."""
+    free = event_graph(links.program, links, Channels("tagged"), whole_pairs=not costs.serial)
+    time = simulate(free, durations(links.program, costs)).timeline
+    return int(time.end[time.table.compute].max(initial=0))
+
+
+def _effect(time: Timeline, makespan: int) -> str:
+    now = int(time.end[time.table.compute].max(initial=0))
+    if now == makespan:
+        return f"the makespan is {time.units(now)} all the same"
+    return (
+        f"the makespan is {time.units(now)}; "
+        f"with a queue for each message it would be {time.units(makespan)}"
+    )
+
+
+@dataclass(frozen=True)
+class _Message:
+    name: str
+    rows: list[int]
+
+
+class _Story:
+    """Messages of a graph as people say them."""
+
+    def __init__(self, graph: Graph, links: Links):
+        self._graph = graph
+        ends = links.messages
+        self._sender = dict(zip(ends.second.tolist(), ends.first.tolist(), strict=True))
+
+    def message(self, event: int) -> _Message:
+        """A message by one of its events: what is sent, from where, and its rows."""
+        row = int(self._graph.row[event])
+        rows = sorted({self._sender.get(row, row), row})
+        shown = place(self._graph.table, self._sender.get(row, row))
+        return _Message(f"the message `{shown.instruction}` from rank {shown.rank}", rows)
