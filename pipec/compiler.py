@@ -14,6 +14,7 @@ from pipec.interop.torch_csv import is_torch_csv, read_torch_csv
 from pipec.interop.torch_live import PREFIX, SIZES, torch_schedule
 from pipec.language import read
 from pipec.library import find, library_name, only_schedule
+from pipec.lower.grouped import grouped
 from pipec.lower.lower import lower
 from pipec.order.arrange import arrange
 from pipec.order.expand import BUDGET
@@ -37,6 +38,8 @@ class Settings:
     memory_limit: Fraction | None = None
     channels: Channels = Channels()
     budget: int = BUDGET
+    grouped: bool = False
+    """Whether the two sides of an exchange are issued in one launch."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def build(
     schedule = replace(schedule, costs=costs, memory=memory)
     program = lower(arrange(schedule, settings.budget), costs)
     name = library_name(target) or schedule.name
-    return Compiled(name, schedule.parameters, program, costs, memory)
+    compiled = Compiled(name, schedule.parameters, program, costs, memory)
+    return _with(compiled, Settings(grouped=settings.grouped))
 
 
 def takes(target: str) -> tuple[str, ...]:
@@ -183,4 +187,5 @@ def _with(compiled: Compiled, settings: Settings) -> Compiled:
     memory = compiled.memory
     if settings.memory_limit is not None:
         memory = Memory(memory.amounts, settings.memory_limit)
-    return replace(compiled, costs=costs, memory=memory)
+    program = grouped(compiled.program) if settings.grouped else compiled.program
+    return replace(compiled, program=program, costs=costs, memory=memory)

@@ -137,6 +137,12 @@ def _check_device(device: torch.device, channels: Channels) -> None:
 def _check_certified(plan: Plan, channels: Channels) -> None:
     verdict = plan.certificate.get("channels", {}).get(channels.topology, {})
     needed = verdict.get("credits_needed")
+    if plan.program.grouped and channels.topology != "tagged":
+        raise PipelineError(
+            f"plan `{plan.name}` has grouped launches, which these channels cannot issue",
+            expected="channels `tagged`, or a plan compiled without `--grouped`",
+            found=f"`{channels.topology}`",
+        )
     if needed is None or needed > channels.credits:
         raise PipelineError(
             f"plan `{plan.name}` is not certified for channels `{channels.topology}` with "

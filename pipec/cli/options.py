@@ -59,6 +59,9 @@ def compiling(command: Command) -> Command:
             show_default=True,
             help="Messages that a sender may complete before they are received.",
         ),
+        click.option(
+            "--grouped", is_flag=True, help="Issue the two sides of an exchange in one launch."
+        ),
         click.option("--memory-limit", metavar="X", help="The most that any rank may hold."),
         click.option(
             "--budget",
@@ -83,7 +86,8 @@ def settings(options: dict[str, Any]) -> Settings:
         stated = Costs.of(_assigned(words, "--cost"))
         costs = costs.override(stated) if costs else stated
     channels = Channels(options["channels"], options["credits"])
-    return Settings(costs, _limit(options["memory_limit"]), channels, options["budget"])
+    limit = _limit(options["memory_limit"])
+    return Settings(costs, limit, channels, options["budget"], options["grouped"])
 
 
 def spare(schedule: str, output: str | None) -> None:

@@ -25,6 +25,9 @@ Queue = tuple[int | str, ...]
 
 def write_promela(program: Program, channels: Channels) -> str:
     """The model of a small program. Raises `PipecError` where it is too large for SPIN."""
+    if program.grouped and channels.topology != "tagged":
+        message, expected = "the model has no grouped launches", "a program without tied messages"
+        raise PipecError([Finding("export", message, None, expected)])
     queues = _queues(program, channels)
     if len(program) > MOST_ROWS or len(queues) + program.ranks > MOST_PROCESSES:
         message = f"a model checker cannot hold {len(program)} instructions"

@@ -62,6 +62,9 @@ def write_torch_csv(program: Program) -> str:
     if not placement.flows[0].backward:
         message = "torch's runtime runs no schedule without backward"
         raise PipecError([Finding("export", message, None, "a training schedule")])
+    if program.grouped:
+        message = "torch decides itself which messages it issues in one launch"
+        raise PipecError([Finding("export", message, None, "a program without tied messages")])
     return "".join(",".join(_cells(stream)) + "\n" for stream in program)
 
 

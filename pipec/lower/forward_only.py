@@ -12,12 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from pipec.program.effects import COMPUTE, STEP, Kind, Step
+from pipec.program.launches import launch_of
 from pipec.program.placement import Placement
 from pipec.program.program import Program
 
 
 def forward_only(program: Program) -> Program:
-    """Keep every F and every message that carries an activation."""
+    """Keep every F and every message that carries an activation; launches keep what is left."""
     forward = np.zeros(len(program), bool)
     compute = COMPUTE[program.kind]
     forward[compute] = STEP[program.kind[compute]] == Step.FORWARD
@@ -27,13 +28,15 @@ def forward_only(program: Program) -> Program:
     kept = np.flatnonzero(forward)
     flows = tuple(replace(flow, backward=False) for flow in program.placement.flows)
     counts = np.bincount(program.rank[kept], minlength=program.ranks)
+    launch = launch_of(program)[kept]
+    tie = np.append(False, launch[1:] == launch[:-1])[: len(kept)]
     return Program(
         Placement(program.ranks, flows),
         np.concatenate([[0], np.cumsum(counts)]),
         program.kind[kept],
         program.operation[kept],
         program.peer[kept],
-        np.zeros(len(kept), bool),
+        tie,
         program.origin[kept],
         program.origins,
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipec.program.costs import KEYS as COST_KEYS
 from pipec.program.costs import Costs, PerStage
 from pipec.program.effects import COMPUTE, STEP, Kind
+from pipec.program.launches import glued
 from pipec.program.memory import KEYS as MEMORY_KEYS
 from pipec.program.memory import Memory
 from pipec.program.placement import MOST_RANKS, Flow, Placement
@@ -164,7 +165,7 @@ def _check(program: Program, tie: Array) -> None:
         np.where(wired, 0, -1),
         np.where(wired, program.ranks - 1, -1),
     )
-    _within(program, "tie", tie, 0, np.where(wired, 0, 1))
+    _within(program, "tie", tie, 0, np.where(kind == Kind.SUM, 0, 1))
     _within(program, "origin", program.origin, -1, len(program.origins.spans) - 1)
     compute = program.compute
     wrong = program.placement.split(program.operation[compute]).step != STEP[kind[compute]]
@@ -173,6 +174,7 @@ def _check(program: Program, tie: Array) -> None:
     first, second = program.pairs
     alone = (np.searchsorted(compute, second) == 0) | (program.rank[first] != program.rank[second])
     _first(program, second[alone | program.tie[first]], "a tie to nothing")
+    _first(program, np.flatnonzero(program.tie & wired & ~glued(program)), "a tie to nothing")
     assert COMPUTE[kind[compute]].all()
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.effects import COMPUTE, STEP, TRAVELS, Kind
+from pipec.program.events import Graph
+from pipec.program.launches import launched
 from pipec.program.links import Ends, Links
 from pipec.program.needs import sources
 from pipec.program.program import Order, Program, Table
@@ -28,24 +30,6 @@ class Channels:
 
     topology: Topology = "pair"
     credits: int = 0
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Events of a table. `event[r]` is the completion of row `r`; `row[e]` is the row of event `e`.
-
-    `waits[:, e]` are the events that `e` waits for, `len(graph)` standing for none. Events of one
-    `lane` happen in the order of their numbers.
-    """
-
-    table: Table
-    event: Array
-    row: Array
-    waits: Array
-    lane: Array
-
-    def __len__(self) -> int:
-        return len(self.row)
 
 
 def order_graph(order: Order) -> Graph:
@@ -76,10 +60,14 @@ def event_graph(
     if not whole_pairs:
         waits[2, event[program.pairs[0]]] = count
     unit = _unit_before(program)
-    _messages(ends, channels, event, unit, _queue_before(program, channels.topology), waits)
+    queue = _queue_before(program, channels.topology)
+    _messages(ends, channels, event, unit, queue, waits)
     _sums(program, links.sums, event, unit, waits)
     lane = np.arange(count) if tagged else _lanes(program)[row]
-    return Graph(program, event, row, waits, lane)
+    graph = Graph(program, event, row, waits, lane)
+    if tagged or not program.grouped:
+        return graph
+    return launched(graph, ends, unit, queue, channels.credits > 0)
 
 
 # --- compute --------------------------------------------------------------------------------------

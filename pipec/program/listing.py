@@ -9,8 +9,9 @@
         ...
 
 Compute is `KIND flow stage microbatch`; `&` before it ties it to the compute before (an OVERLAP). A
-SEND or RECV names the operation that consumes its payload and the rank at the other end; a SUM
-names its stage and the other holder. `#` begins a comment.
+SEND or RECV names the operation that consumes its payload and the rank at the other end; `&` before
+it says that it is issued in one launch with the SEND or RECV right before. A SUM names its stage
+and the other holder. `#` begins a comment.
 """
 
 import re
@@ -63,7 +64,8 @@ def _aligned(instruction: Instruction) -> str:
     what = f"{flow} {stage} {microbatch}"
     if kind in _ARROWS:
         carried = _CARRIED.get(step, "?") if step is not None else "?"
-        return f"{kind.name}  {carried} {what} {_ARROWS[kind]} {peer}"
+        line = f"{kind.name}  {carried} {what} {_ARROWS[kind]} {peer}"
+        return f"& {line}" if tied else line
     return f"{'& ' if tied else ''}{kind.name:<{3 if tied else 5}} {what}"
 
 
@@ -73,7 +75,7 @@ _COMPUTE = re.compile(
     r"(?P<tie>&\s*)?(?P<kind>F|BW|B|W)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
 )
 _MESSAGE = re.compile(
-    r"(?P<kind>SEND|RECV)\s+(?P<step>F|B)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
+    r"(?P<tie>&\s*)?(?P<kind>SEND|RECV)\s+(?P<step>F|B)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
     r"\s*(?P<arrow>->|<-)\s*(?P<peer>\d+)"
 )
 _SUM = re.compile(r"(?P<kind>SUM)\s+(?P<stage>\d+)\s*<->\s*(?P<peer>\d+)")
@@ -203,7 +205,11 @@ class _Reader:
             self._reject("the arrow points the wrong way", span, f"`{_ARROWS[kind]}`", f"`{arrow}`")
         tied = bool(parts.get("tie"))
         if tied and not self._ties(kind):
-            expected = "an F before a B or BW (or the reverse), neither tied already"
+            expected = (
+                "an F before a B or BW (or the reverse), neither tied already"
+                if COMPUTE[kind]
+                else "a SEND or RECV in the line before"
+            )
             self._reject("`&` ties this to nothing", span, expected)
         self._spans.append(span)
         self._rows.append((self._rank or 0, kind, operation, peer, tied, len(self._spans) - 1))
@@ -235,7 +241,10 @@ class _Reader:
         return int(self._placement.operation(flow, step, stage, microbatch))
 
     def _ties(self, kind: Kind) -> bool:
-        """Whether the compute before this line may be the first half of its pair."""
+        """Whether what stands before this line may be tied to it."""
+        if not COMPUTE[kind]:
+            before = self._rows[-1] if self._rows else (-1, kind)
+            return before[0] == self._rank and before[1] in (Kind.SEND, Kind.RECV)
         for rank, before, _, _, tied, _ in reversed(self._rows):
             if rank != self._rank:
                 return False

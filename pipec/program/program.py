@@ -34,7 +34,7 @@ class Origins:
 
 class Instruction(NamedTuple):
     """A row as people see it. `peer` is None for compute; `tied` marks the second half of an
-    OVERLAP.
+    OVERLAP, and what is issued in one launch with the row before.
     """
 
     kind: Kind
@@ -52,7 +52,8 @@ class Table:
 
     `operation` is the id of a compute row's own operation, of the operation that consumes the
     payload of a SEND or RECV, and for a SUM the stage number. `tie` glues a compute row to the
-    compute row before it: the two are one OVERLAP. `peer` is -1 for compute. `origin` indexes
+    compute row before it: the two are one OVERLAP; and a SEND or RECV to the SEND or RECV right
+    before it: they are one launch. `peer` is -1 for compute. `origin` indexes
     `origins.spans`.
     """
 
@@ -84,9 +85,14 @@ class Table:
         return np.flatnonzero(COMPUTE[self.kind])
 
     @cached_property
+    def grouped(self) -> bool:
+        """Whether some SENDs or RECVs are tied: issued as one launch (see `launches.py`)."""
+        return bool(np.any(self.tie & ~COMPUTE[self.kind]))
+
+    @cached_property
     def pairs(self) -> tuple[Array, Array]:
         """The first and second rows of every OVERLAP."""
-        second = np.flatnonzero(self.tie)
+        second = np.flatnonzero(self.tie & COMPUTE[self.kind] if self.grouped else self.tie)
         return self.compute[np.searchsorted(self.compute, second) - 1], second
 
     def instruction(self, row: int) -> Instruction:

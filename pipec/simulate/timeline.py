@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.costs import Durations, too_large
-from pipec.program.graph import Graph
+from pipec.program.events import Graph
 from pipec.program.program import Table
 from pipec.program.sweep import NEVER, sweep
 
@@ -55,6 +55,7 @@ def simulate(graph: Graph, durations: Durations) -> Swept:
     rise along every edge, and the ticks are read off by one division.
     """
     ticks = durations.ticks[graph.row]
+    ticks[len(graph) - graph.launches :] = 0
     hops = len(graph) + 1
     if float(ticks.sum(dtype=np.float64)) * hops >= NEVER:
         hops = _deepest(graph) + 1

@@ -19,14 +19,7 @@ from pipec.verify.deadlock import credits_needed, deadlock
 from pipec.verify.head_of_line import head_of_line
 from pipec.verify.limit import memory_limit
 from pipec.verify.matching import in_order, matching
-
-
-@dataclass(frozen=True)
-class Safety:
-    """Whether a topology is safe with 0 credits, and how many credits make it so, if any do."""
-
-    safe: bool
-    credits_needed: int | None
+from pipec.verify.way_out import Safety, way_out
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,9 @@ def _certificate(program: Program, costs: Costs, memory: Memory, channels: Chann
         safe_somewhere = any(verdict.credits_needed is not None for verdict in safety.values())
         everywhere = not safe_somewhere and in_order(program, links)
         stuck = deadlock(program, links, channels, everywhere)
-        findings += [replace(finding, hint=_way_out(safety, channels)) for finding in stuck]
+        findings += [
+            replace(finding, hint=way_out(program, channels, safety, finding)) for finding in stuck
+        ]
     if findings:
         return Certificate(tuple(findings), channels, safety, None, str(costs))
     graph = event_graph(program, links, channels, whole_pairs=not costs.serial)
@@ -108,12 +103,3 @@ def _safety(program: Program, links: Links) -> dict[str, Safety]:
 def _is_safe(safety: Safety, channels: Channels) -> bool:
     needed = safety.credits_needed
     return needed is not None and needed <= channels.credits
-
-
-def _way_out(safety: Mapping[str, Safety], channels: Channels) -> str | None:
-    needed = safety[channels.topology].credits_needed
-    if needed:
-        each = "1 credit" if needed == 1 else f"{needed} credits"
-        return f"with {each} per directed pair it is safe under `{channels.topology}`"
-    others = [f"`{name}`" for name, verdict in safety.items() if verdict.safe]
-    return f"it is safe under {', '.join(others)}" if others else None

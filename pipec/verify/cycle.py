@@ -11,7 +11,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.graph import Graph
+from pipec.program.events import Graph
 
 Array = NDArray[Any]
 

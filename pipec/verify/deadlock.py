@@ -1,6 +1,7 @@
 """Deadlock: a cycle in the event graph, told as a story of who waits for whom."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ from numpy.typing import NDArray
 
 from pipec.findings import Finding, Place, Severity
 from pipec.program.effects import COMPUTE, Kind
-from pipec.program.graph import Channels, Graph, event_graph
+from pipec.program.events import Graph
+from pipec.program.graph import Channels, event_graph
+from pipec.program.launches import launch_of
 from pipec.program.links import Links
 from pipec.program.program import Program
 from pipec.program.sweep import NEVER, sweep
@@ -46,12 +49,12 @@ def deadlock(
 def credits_needed(program: Program, links: Links, topology: Any) -> int | None:
     """The smallest number of credits per directed pair with which a topology is safe, or None.
 
-    More credits never hurt, so the number is found by bisection. Under `directed` and `tagged`
-    credits change nothing: there the answer is 0 or None.
+    More credits never hurt, so the number is found by bisection. Under `tagged`, and under
+    `directed` without grouped launches, credits change nothing: there the answer is 0 or None.
     """
     if not len(stuck_events(event_graph(program, links, Channels(topology)))):
         return 0
-    if topology in ("directed", "tagged"):
+    if topology == "tagged" or (topology == "directed" and not program.grouped):
         return None
     _, messages = np.unique(links.messages.channel, return_counts=True)
     least, most = 0, int(messages.max(initial=1))
@@ -71,14 +74,15 @@ def _story(graph: Graph, links: Links, channels: Channels | None, cycle: list[in
     program = graph.table
     assert isinstance(program, Program)
     sender = dict(zip(links.messages.second.tolist(), links.messages.first.tolist(), strict=True))
-    rows = _joints(program, [int(graph.row[event]) for event in cycle])
+    events, together = _without_launches(graph, cycle)
+    rows = _joints(program, [int(graph.row[event]) for event in events])
     notes = [
-        _wait(program, sender, row, after)
+        _wait(program, sender, row, after) + _together(program, together.get(row, ()))
         for row, after in zip(rows, [*rows[1:], rows[0]], strict=True)
     ]
     shown: dict[int, Place] = {}
     for row in rows:
-        for end in (sender.get(row), row):
+        for end in (sender.get(row), row, *together.get(row, ())):
             if end is not None:
                 shown.setdefault(end, place(program, end))
     ranks = sorted({where.rank for where in shown.values()})
@@ -88,6 +92,40 @@ def _story(graph: Graph, links: Links, channels: Channels | None, cycle: list[in
     first = next((where.span for where in shown.values() if where.span), None)
     where, told = tuple(shown.values()), tuple(notes)
     return Finding("deadlock", message, first, None, None, None, where, told, Severity.DEADLOCK)
+
+
+def _without_launches(graph: Graph, cycle: list[int]) -> tuple[list[int], dict[int, list[int]]]:
+    """A cycle without the starts and ends of launches, and behind which row it passed some.
+
+    The members of a launch by which a wait goes on are given for the row that waits.
+    """
+    real = len(graph) - graph.launches
+    turn = next((at for at, event in enumerate(cycle) if event < real), 0)
+    events: list[int] = []
+    together: dict[int, list[int]] = {}
+    for event in cycle[turn:] + cycle[:turn]:
+        if event < real:
+            events.append(event)
+        elif events:
+            members = together.setdefault(int(graph.row[events[-1]]), [])
+            members += [row for row in (int(graph.row[event]),) if row not in members]
+    return events, together
+
+
+def _together(program: Program, members: Sequence[int]) -> str:
+    """The launches that a wait goes through, in words."""
+    launch = launch_of(program)
+    told = []
+    for number in sorted({int(launch[row]) for row in members}):
+        own = np.flatnonzero(launch == number).tolist()
+        first, *others = (f"`{_plain(program, row)}`" for row in own)
+        rank = place(program, own[0]).rank
+        told.append(f"on rank {rank} {first} is launched together with {' and '.join(others)}")
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _plain(program: Program, row: int) -> str:
+    return place(program, row).instruction.removeprefix("& ")
 
 
 def _joints(program: Program, rows: list[int]) -> list[int]:
@@ -130,7 +168,8 @@ def _message(program: Program, sender: dict[int, int], row: int) -> str:
     if row not in sender:
         return f"`{here.instruction}` of rank {here.rank}"
     sent = place(program, sender[row])
-    if sent.instruction.split()[1:5] == here.instruction.split()[1:5]:
-        return f"the message `{sent.instruction}` from rank {sent.rank}"
-    met = f"met by `{here.instruction}` of rank {here.rank},"
-    return f"`{sent.instruction}` of rank {sent.rank}, {met}"
+    text, taken = (end.instruction.removeprefix("& ") for end in (sent, here))
+    if text.split()[1:5] == taken.split()[1:5]:
+        return f"the message `{text}` from rank {sent.rank}"
+    met = f"met by `{taken}` of rank {here.rank},"
+    return f"`{text}` of rank {sent.rank}, {met}"

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pipec.findings import Finding, Severity
 from pipec.program.costs import Costs, durations
 from pipec.program.effects import COMPUTE
-from pipec.program.graph import Channels, Graph, event_graph
+from pipec.program.events import Graph
+from pipec.program.graph import Channels, event_graph
 from pipec.program.links import Links
 from pipec.simulate.timeline import Timeline, simulate
 from pipec.verify.place import place
@@ -73,8 +74,8 @@ def head_of_line(
 
     graph, time: of the program under these channels and costs.
     """
-    if channels.topology == "tagged":
-        return []
+    if channels.topology == "tagged" or links.program.grouped:
+        return []  # launches have fronts of their own: not told apart from what they wait for
     found = delays(graph, links, time)
     if not len(found.event):
         return []

@@ -38,6 +38,8 @@ def programs(draw: st.DrawFn) -> Program:
                 fits = free is not None and {free, kind} in ({Kind.F, Kind.B}, {Kind.F, Kind.BW})
                 tie = fits and draw(st.booleans())
                 free = None if tie else kind
+            elif kind is not Kind.SUM and rows and rows[-1][0] in (Kind.SEND, Kind.RECV):
+                tie = draw(st.booleans())
             rows.append((kind, *_reference(draw, placement, kind, rank), tie))
         columns.append(rows)
     table = np.array([row for rows in columns for row in rows], np.int64).reshape(-1, 4)

@@ -45,5 +45,5 @@ def test_any_program_can_be_shown(program: Program) -> None:
     assert len(order_text(program).splitlines()) == program.ranks
     assert sorted(order_json(program), key=int) == [str(rank) for rank in range(program.ranks)]
     part = forward_only(program)
-    assert len(part) <= len(program) and not part.tie.any()
+    assert len(part) <= len(program) and not part.tie[part.compute].any()
     assert parse_listing(Source("x", listing(part))).same(part)

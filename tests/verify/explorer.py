@@ -1,8 +1,8 @@
 """Every interleaving of a small program, tried out: written without the event graph.
 
 A rank's host issues its rows in order: compute waits for what it receives, everything else is only
-posted. A queue completes what was posted to it, one after the other. A state is how far each of
-them has come; all states that can be reached are visited.
+posted. A queue completes what was posted to it, one launch after the other. A state is how far each
+host has come, and which messages are through (bits); all states that can be reached are visited.
 """
 
 import random
@@ -20,7 +20,7 @@ WIRED = (Kind.SEND, Kind.RECV, Kind.SUM)
 
 
 class Explorer:
-    """The processes of a program: one host a rank, and its queues."""
+    """A program as hosts, one a rank, and the messages that they post."""
 
     def __init__(self, program: Program, channels: Channels):
         self.kind = [Kind(int(kind)) for kind in program.kind]
@@ -31,21 +31,33 @@ class Explorer:
             list(range(int(program.start[rank]), int(program.start[rank + 1])))
             for rank in range(program.ranks)
         ]
-        queues: dict[object, list[int]] = {}
-        for row, kind in enumerate(self.kind):
-            key = self._queue(row, kind, channels.topology)
-            if key is not None:
-                queues.setdefault(key, []).append(row)
-        self.processes = self.hosts + list(queues.values())
-        self.place = {
-            row: (number, at)
-            for number, rows in enumerate(self.processes)
-            for at, row in enumerate(rows)
-        }
         self.posted_at = {
             row: (n, at) for n, rows in enumerate(self.hosts) for at, row in enumerate(rows)
         }
+        self.launch = {row: [row] for row in range(len(self.kind))}
+        for row in range(1, len(self.kind)):
+            if program.tie[row] and self.kind[row] in (Kind.SEND, Kind.RECV) and not self.tagged:
+                self.launch[row] = self.launch[row - 1]
+                self.launch[row].append(row)
+        self.ahead = self._ahead(channels.topology)
         self.inputs = {row: self._inputs(row, program) for row in range(len(self.kind))}
+
+    def _ahead(self, topology: str) -> dict[int, list[int]]:
+        """For each row that queues, the launches before it in its queue, its own not among them."""
+        queues: dict[object, list[int]] = {}
+        ahead = {}
+        for row, kind in enumerate(self.kind):
+            key = self._queue(row, kind, topology)
+            if key is not None:
+                before = queues.setdefault(key, [])
+                ahead[row] = [
+                    member
+                    for other in before
+                    if other not in self.launch[row]
+                    for member in self.launch[other]
+                ]
+                before.append(row)
+        return ahead
 
     def _queue(self, row: int, kind: Kind, topology: str) -> object:
         rank, peer = self.rank[row], self.peer[row]
@@ -78,7 +90,7 @@ class Explorer:
 
     def ends(self, most: int = 200_000) -> list[State] | None:
         """The states in which nothing can happen any more; None if there are too many states."""
-        start = (0,) * len(self.processes)
+        start = (0,) * (len(self.hosts) + 1)
         seen, waiting, ends = {start}, [start], []
         while waiting:
             state = waiting.pop()
@@ -94,47 +106,68 @@ class Explorer:
         return ends
 
     def completed(self, state: State) -> set[int]:
-        """The rows that have completed: messages in their queues, the rest on their hosts."""
-        return {row for row, (number, at) in self.place.items() if state[number] > at}
+        """The rows that have completed: messages that went through, the rest on their hosts."""
+        return {row for row in range(len(self.kind)) if self._done(state, row)}
 
     def _after(self, state: State) -> list[State]:
         after = []
-        for number, rows in enumerate(self.processes):
+        for number, rows in enumerate(self.hosts):
             if state[number] == len(rows):
                 continue
             row = rows[state[number]]
-            if number < len(self.hosts):
-                if all(self._done(state, message) for message in self.inputs[row]):
-                    after.append(_moved(state, number))
-            elif self._done_posting(state, row):
-                after += self._deliver(state, number, row)
+            needed = [other for message in self.inputs[row] for other in self.launch[message]]
+            if all(self._done(state, message) for message in needed):
+                after.append((*state[:number], state[number] + 1, *state[number + 1 :]))
+        for row in self.ahead:
+            if not self._done(state, row) and self._open(state, row):
+                after += self._deliver(state, row)
         return after
 
     def _done(self, state: State, row: int) -> bool:
-        number, at = self.place[row]
-        return state[number] > at
+        if row in self.ahead:
+            return bool(state[-1] >> row & 1)
+        return self._posted(state, row)
 
-    def _done_posting(self, state: State, row: int) -> bool:
+    def _posted(self, state: State, row: int) -> bool:
         number, at = self.posted_at[row]
         return state[number] > at
 
-    def _deliver(self, state: State, number: int, row: int) -> list[State]:
-        """What the head of a queue can do: meet its partner, or use the room of the channel."""
+    def _open(self, state: State, row: int) -> bool:
+        """Whether a message may move: all its launch is posted and at the head of its queues.
+
+        In a launch, messages with one rank go in order.
+        """
+        return (
+            all(self._posted(state, member) for member in self.launch[row])
+            and all(
+                state[-1] >> before & 1
+                for member in self.launch[row]
+                for before in self.ahead[member]
+            )
+            and all(
+                state[-1] >> member & 1
+                for member in self.launch[row]
+                if member < row
+                and self.kind[member] is self.kind[row]
+                and self.peer[member] == self.peer[row]
+            )
+        )
+
+    def _deliver(self, state: State, row: int) -> list[State]:
+        """What a message that may move can do: meet its partner, or use the room of its channel."""
         kind = self.kind[row]
         if self.credits and kind in (Kind.SEND, Kind.RECV):
             sent, received = self._traffic(state, row)
             room = sent - received < self.credits if kind is Kind.SEND else sent > received
-            return [_moved(state, number)] if room else []
+            return [_finished(state, row)] if room else []
         if kind is Kind.RECV or (kind is Kind.SUM and self.rank[row] > self.peer[row]):
             return []  # the other end moves both
         wanted = Kind.RECV if kind is Kind.SEND else Kind.SUM
-        for other, rows in enumerate(self.processes[len(self.hosts) :], len(self.hosts)):
-            if other == number or state[other] == len(rows):
-                continue
-            head = rows[state[other]]
-            meets = self.kind[head] is wanted and self.rank[head] == self.peer[row]
-            if meets and self.peer[head] == self.rank[row] and self._done_posting(state, head):
-                return [_moved(_moved(state, number), other)]
+        for other in self.ahead:
+            meets = self.kind[other] is wanted and self.rank[other] == self.peer[row]
+            meets = meets and self.peer[other] == self.rank[row] and not self._done(state, other)
+            if meets:  # the first of its channel that has not arrived
+                return [_finished(state, row, other)] if self._open(state, other) else []
         return []
 
     def _traffic(self, state: State, row: int) -> tuple[int, int]:
@@ -151,8 +184,8 @@ class Explorer:
         return counts[Kind.SEND], counts[Kind.RECV]
 
 
-def _moved(state: State, number: int) -> State:
-    return (*state[:number], state[number] + 1, *state[number + 1 :])
+def _finished(state: State, *rows: int) -> State:
+    return (*state[:-1], state[-1] | sum(1 << row for row in rows))
 
 
 # --- programs -------------------------------------------------------------------------------------
@@ -191,3 +224,14 @@ def scrambled(seed: int) -> tuple[Program, Channels]:
         draw.choice(("rank", "pair", "directed", "tagged")), draw.choice((0, 0, 1, 2))
     )
     return replace(program, **changed), channels
+
+
+def grouped(program: Program, seed: int) -> Program:
+    """The same program with some neighbouring SENDs and RECVs issued in one launch."""
+    draw = random.Random(seed)
+    wired = (program.kind == Kind.SEND) | (program.kind == Kind.RECV)
+    tie, often = program.tie.copy(), draw.choice((0.2, 0.5, 1.0))
+    for row in range(1, len(program)):
+        neighbours = wired[row] and wired[row - 1] and program.rank[row] == program.rank[row - 1]
+        tie[row] |= bool(neighbours) and draw.random() < often
+    return replace(program, tie=tie)

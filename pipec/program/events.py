@@ -1,0 +1,30 @@
+"""Events of a table, and what each of them waits for: the form that graphs have."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipec.program.program import Table
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Events of a table. `event[r]` is the completion of row `r`; `row[e]` is the row of event `e`.
+
+    `waits[:, e]` are the events that `e` waits for, `len(graph)` standing for none. Events of one
+    `lane` happen in the order of their numbers. The last `launches` events take no time: they are
+    the starts and the ends of launches, and their row is a member.
+    """
+
+    table: Table
+    event: Array
+    row: Array
+    waits: Array
+    lane: Array
+    launches: int = 0
+
+    def __len__(self) -> int:
+        return len(self.row)
