@@ -243,8 +243,8 @@ class _Reader:
     def _ties(self, kind: Kind) -> bool:
         """Whether what stands before this line may be tied to it."""
         if not COMPUTE[kind]:
-            before = self._rows[-1] if self._rows else (-1, kind)
-            return before[0] == self._rank and before[1] in (Kind.SEND, Kind.RECV)
+            last = self._rows[-1:]
+            return any(r == self._rank and k in (Kind.SEND, Kind.RECV) for r, k, *_ in last)
         for rank, before, _, _, tied, _ in reversed(self._rows):
             if rank != self._rank:
                 return False
