@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 from torch_schedules import SAFE, SCHEDULES, cell, row
 
-PAGE = (ROOT / "docs" / "interop.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "interop.md").read_text(encoding="utf-8")
 TABLE = PAGE.partition("<!-- table: torch_schedules -->\n")[2].partition("\n\n")[0].splitlines()
 
 
