@@ -23,9 +23,13 @@ def names() -> tuple[str, ...]:
 
 def library_name(target: str) -> str | None:
     """The library schedule that is meant by a name in any spelling, such as `1F1B` or `zb-h1`."""
-    plain = target.lower().replace("-", "").replace("_", "")
+    plain = _plain(target)
     plain = ALIASES.get(plain, plain)
-    return plain if plain in names() else None
+    return {_plain(name): name for name in names()}.get(plain)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def find(target: str) -> Source:

@@ -94,6 +94,62 @@ def test_dualpipe_v(ranks: int, pair: int) -> None:
     assert report.peak_memory == 2 * ranks + 1
 
 
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+def test_eager_1f1b(ranks: int) -> None:
+    """Running ahead costs memory and, where messages are free, gains nothing."""
+    for costs in COSTS:
+        report = simulated("eager1f1b", costs, P=ranks, M=3 * ranks)
+        assert {rank.bubble for rank in report.ranks} == {(ranks - 1) * work(costs)}
+        assert report.peak_memory == 2 * ranks - 1
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+def test_1f1b_in_pairs(ranks: int) -> None:
+    """Pairs of an F and a BW cost the memory of two microbatches a hop, and no time."""
+    for pair in (2, 3):
+        report = simulated("1f1b-overlap", {"F&B": pair}, P=ranks, M=4 * ranks)
+        assert max(rank.bubble for rank in report.ranks) == 3 * (ranks - 1)
+        assert report.peak_memory == 2 * ranks
+        chunks = simulated("interleaved-overlap", P=ranks, M=3 * ranks, v=3)
+        assert {rank.bubble for rank in chunks.ranks} == {3 * (ranks - 1)}
+        assert chunks.peak_memory == 4 * ranks
+
+
+@pytest.mark.parametrize("ranks", EVEN_RANKS)
+def test_chimera(ranks: int) -> None:
+    """Two pipelines of opposite directions leave a bubble of (P - 2)(B + W), at PP + 1."""
+    for costs in ({}, {"F": 2}, {"B": 2}):
+        report = simulated("chimera", costs, P=ranks, M=4 * ranks)
+        backward = work(costs) - float(costs.get("F", 1))
+        assert max(rank.bubble for rank in report.ranks) == (ranks - 2) * backward
+        assert report.peak_memory == ranks + 1
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+def test_v_zb(ranks: int) -> None:
+    """V-ZB has no bubble between a rank's first and last operation, within 1F1B's memory."""
+    report = simulated("vzb", P=ranks, M=3 * ranks)
+    assert {rank.span_bubble for rank in report.ranks} == {0}
+    assert report.peak_memory == 2 * ranks
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+def test_controllable_memory(ranks: int) -> None:
+    """V-Half holds half and V-Min a third of 1F1B's 2P chunks, and a constant more."""
+    assert simulated("vhalf", P=ranks, M=2 * ranks).peak_memory == 2 * (ranks // 2) + 2
+    assert simulated("vmin", P=ranks, M=2 * ranks).peak_memory == 2 * ((ranks + 2) // 3) + 2 * (
+        ranks % 3 != 1
+    )
+
+
+@pytest.mark.parametrize("most", [2, 5, 8, 16])
+def test_a_limit_of_memory(most: int) -> None:
+    """Policies hold what they are allowed to, and never more."""
+    report = simulated("zbv-greedy", {"B": "1.2", "W": "0.8"}, P=8, M=16, most=most)
+    assert report.peak_memory == most
+    assert simulated("zb2p-greedy", P=4, M=16, most=most).peak_memory == min(most, 16)
+
+
 DESIGN = [
     ("dualpipe", {"F&B": 3}, {"P": 8, "M": 20}, 66),
     ("dualpipe", {"F&B": 3}, {"P": 8, "M": 40}, 126),
@@ -103,6 +159,14 @@ DESIGN = [
     ("zbv", {"B": "1.2", "W": "0.8", "send": "0.05"}, {"P": 8, "M": 24}, 154.05),
     ("zb1p", {"B": "1.2", "W": "0.8", "send": "0.05"}, {"P": 8, "M": 24}, 83.2),
     ("1f1b", {"B": "1.5", "W": "0.7", "send": "0.1"}, {"P": 8, "M": 32}, 131.6),
+    ("zb1p-greedy", {}, {"P": 8, "M": 24}, 79),
+    ("vzb", {}, {"P": 8, "M": 24}, 151),
+    ("vhalf", {}, {"P": 8, "M": 24}, 161),
+    ("vmin", {}, {"P": 8, "M": 24}, 169),
+    ("zb1p-greedy", {"B": "1.2", "W": "0.8", "send": "0.05"}, {"P": 8, "M": 24}, 83.2),
+    ("vzb", {"B": "1.2", "W": "0.8", "send": "0.05"}, {"P": 8, "M": 24}, 154.05),
+    ("vhalf", {"B": "1.2", "W": "0.8", "send": "0.05"}, {"P": 8, "M": 24}, 168.8),
+    ("vmin", {"B": "1.2", "W": "0.8", "send": "0.05"}, {"P": 8, "M": 24}, 201.7),
 ]
 
 

@@ -38,6 +38,17 @@ SIZES = {
     "zbv": ((2, 3), (2, 6), (4, 7), (4, 9)),
     "dualpipe": ((2, 4), (2, 8), (4, 8), (4, 10)),
     "dualpipev": ((2, 4), (2, 7), (4, 8), (4, 9)),
+    "chimera": ((2, 4), (4, 8)),
+    "eager1f1b": ((4, 6),),
+    "hanayo": ((2, 3),),
+    "1f1b-overlap": ((4, 6),),
+    "interleaved-overlap": ((2, 4),),
+    "vhalf": ((2, 3), (4, 6)),
+    "vmin": ((4, 5),),
+    "vzb": ((4, 5),),
+    "zb1p-greedy": ((4, 6),),
+    "zb2p-greedy": ((4, 6),),
+    "zbv-greedy": ((2, 2), (4, 5)),
 }
 WIRES = ("tagged", "pair", "directed", "rank")
 
