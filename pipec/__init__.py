@@ -7,12 +7,14 @@ from pipec.compiler import compile
 from pipec.findings import Finding, PipecError, Place
 from pipec.program.costs import Costs
 from pipec.program.graph import Channels
+from pipec.program.memory import Memory
 from pipec.program.plan import Plan, load_plan
 
 __all__ = [
     "Channels",
     "Costs",
     "Finding",
+    "Memory",
     "PipecError",
     "Place",
     "Plan",

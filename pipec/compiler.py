@@ -22,7 +22,7 @@ from pipec.order.schedule import bind
 from pipec.program.costs import Costs
 from pipec.program.graph import Channels
 from pipec.program.listing import is_listing, parse_listing
-from pipec.program.memory import Memory
+from pipec.program.memory import Limit, Memory, with_limit
 from pipec.program.plan import Plan, is_plan, parse_plan
 from pipec.program.program import Program
 from pipec.source import Source
@@ -35,7 +35,8 @@ class Settings:
     """What a caller may say besides sizes; what is None is left as the text or the plan has it."""
 
     costs: Costs | None = None
-    memory_limit: Fraction | None = None
+    memory: Memory | None = None
+    """Sizes, and the limit, if any."""
     channels: Channels = Channels()
     budget: int = BUDGET
     grouped: bool = False
@@ -62,6 +63,7 @@ def compile(
     schedule: str | os.PathLike[str],
     *,
     costs: Costs | None = None,
+    memory: Memory | None = None,
     memory_limit: Fraction | int | str | None = None,
     channels: Channels | None = None,
     **parameters: int | bool,
@@ -70,8 +72,8 @@ def compile(
 
     Raises `PipecError` with the findings if anything is wrong with the text or the program.
     """
-    limit = None if memory_limit is None else Fraction(memory_limit)
-    settings = Settings(costs, limit, channels or Channels())
+    limit = None if memory_limit is None else Limit.of(memory_limit)
+    settings = Settings(costs, with_limit(memory, limit), channels or Channels())
     compiled = build(os.fspath(schedule), parameters, settings)
     certificate = certify(compiled, settings)
     if not certificate.ok:
@@ -102,9 +104,7 @@ def build(
     source = find(target)
     schedule = bind(only_schedule(read(source), source), parameters, source)
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
-    memory = schedule.memory
-    if settings.memory_limit is not None:
-        memory = Memory(memory.amounts, settings.memory_limit)
+    memory = _settled(schedule.memory, settings.memory, source)
     schedule = replace(schedule, costs=costs, memory=memory)
     program = lower(arrange(schedule, settings.budget), costs)
     name = library_name(target) or schedule.name
@@ -182,10 +182,16 @@ def _no_parameters(parameters: Mapping[str, int | bool], what: str) -> None:
 
 
 def _with(compiled: Compiled, settings: Settings) -> Compiled:
-    """A compiled program with the caller's costs and limit in place of its own."""
+    """A compiled program with the caller's costs, sizes and limit in place of its own."""
     costs = compiled.costs.override(settings.costs) if settings.costs else compiled.costs
-    memory = compiled.memory
-    if settings.memory_limit is not None:
-        memory = Memory(memory.amounts, settings.memory_limit)
+    memory = _settled(compiled.memory, settings.memory, compiled.source)
     program = grouped(compiled.program) if settings.grouped else compiled.program
     return replace(compiled, program=program, costs=costs, memory=memory)
+
+
+def _settled(own: Memory, given: Memory | None, source: Source | None) -> Memory:
+    """Sizes and limit, the caller's first. Raises `PipecError` where they are not in one unit."""
+    memory = own.override(given) if given else own
+    if wrong := memory.wrong_limit():
+        raise PipecError([wrong], source)
+    return memory

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ROOMS = """
-    source findings files
+    source findings files amounts
     language
     program
     order

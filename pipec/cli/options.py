@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +13,12 @@ from pipec.compiler import Settings
 from pipec.order.expand import BUDGET
 from pipec.program.costs import Costs
 from pipec.program.graph import TOPOLOGIES, Channels
+from pipec.program.memory import Limit, Memory, with_limit
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 LARGEST = 10**18
-"""No size, and no memory limit, is larger."""
+"""No size is larger."""
 
 
 def _before_sizes(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -62,7 +63,15 @@ def compiling(command: Command) -> Command:
         click.option(
             "--grouped", is_flag=True, help="Issue the two sides of an exchange in one launch."
         ),
-        click.option("--memory-limit", metavar="X", help="The most that any rank may hold."),
+        click.option(
+            "--memory",
+            multiple=True,
+            metavar="K=X,...|FILE",
+            help="Sizes, e.g. 'parameters=4GB,activation=1.5GB', or a TOML or JSON file of them.",
+        ),
+        click.option(
+            "--memory-limit", metavar="X", help="The most that any rank may hold, e.g. 80GB."
+        ),
         click.option(
             "--budget",
             type=click.IntRange(1),
@@ -80,14 +89,23 @@ def settings(options: dict[str, Any]) -> Settings:
     """The common options as settings. Raises `click.UsageError`."""
     costs = None
     if options["costs_file"]:
-        costs = Costs.of(_costs_file(Path(options["costs_file"])))
+        costs = Costs.of(_table(Path(options["costs_file"]), "a costs file", "F = 1.0"))
     words = [word for cost in options["cost"] for word in cost.split(",")]
     if words:
         stated = Costs.of(_assigned(words, "--cost"))
         costs = costs.override(stated) if costs else stated
     channels = Channels(options["channels"], options["credits"])
-    limit = _limit(options["memory_limit"])
-    return Settings(costs, limit, channels, options["budget"], options["grouped"])
+    return Settings(costs, _memory(options), channels, options["budget"], options["grouped"])
+
+
+def _memory(options: dict[str, Any]) -> Memory | None:
+    """Files first, then what the command line states; the limit apart from both."""
+    limit = None if options["memory_limit"] is None else Limit.of(options["memory_limit"])
+    files = [Path(words) for words in options["memory"] if "=" not in words]
+    words = [word for words in options["memory"] if "=" in words for word in words.split(",")]
+    stated = [Memory.of(_table(path, "a memory file", "activation = '1.5GB'")) for path in files]
+    stated += [Memory.of(_assigned(words, "--memory"))] if words else []
+    return with_limit(reduce(Memory.override, stated) if stated else None, limit)
 
 
 def spare(schedule: str, output: str | None) -> None:
@@ -132,21 +150,8 @@ def _assignments(words: Iterable[str], where: str) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def _limit(text: str | None) -> Fraction | None:
-    if text is None:
-        return None
-    try:
-        if len(text) > 60:
-            raise ValueError
-        limit = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        limit = Fraction(-1)
-    if not 0 <= limit <= LARGEST or limit.denominator > LARGEST:
-        raise click.UsageError(f"--memory-limit takes a number of 0 or more, not {text!r}")
-    return limit
-
-
-def _costs_file(path: Path) -> dict[str, Any]:
+def _table(path: Path, what: str, example: str) -> dict[str, Any]:
+    """The content of a TOML or JSON file. Raises `click.UsageError`."""
     try:
         content = path.read_text(encoding="utf-8")
         is_json = path.suffix == ".json" or content.lstrip().startswith("{")
@@ -154,7 +159,7 @@ def _costs_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{path} is not a costs file: {error}") from None
+        raise click.UsageError(f"{path} is not {what}: {error}") from None
     if not isinstance(table, dict):
-        raise click.UsageError(f"{path} is not a costs file: expected keys such as F = 1.0")
+        raise click.UsageError(f"{path} is not {what}: expected keys such as {example}")
     return table

@@ -126,5 +126,5 @@ def _timeline(compiled: Compiled, chosen: Settings, form: str) -> tuple[Timeline
 def _summary(summary: Report) -> str:
     return (
         f"makespan {float(summary.makespan):g}, bubble {summary.bubble_rate:.1%} on the worst rank "
-        f"(span bubble {summary.span_bubble_rate:.1%}), peak memory {float(summary.peak_memory):g}"
+        f"(span bubble {summary.span_bubble_rate:.1%}), peak memory {summary.peak_text}"
     )

@@ -22,7 +22,7 @@ from pipec.compiler import Compiled, build, certify, plan_of
 from pipec.verify.certificate import Certificate
 from pipec.verify.json import certificate_json
 from pipec.view.findings import findings_text
-from pipec.view.tables import certificate_text, rank_table
+from pipec.view.tables import certificate_text, memory_table, rank_table
 
 
 @click.command("verify")
@@ -66,8 +66,9 @@ def verify_command(
         emit(certificate_json(certificate, compiled.source))
         return
     console().print(certificate_text(certificate, compiled.program, title(compiled)), end="")
-    if ranks and certificate.report:
+    if ranks and certificate.report and certificate.used:
         figures(rank_table(certificate.report))
+        figures(memory_table(certificate.used))
 
 
 @click.command("compile")

@@ -8,6 +8,7 @@ from lark import Token
 from lark.tree import Meta
 from lark.visitors import Transformer_NonRecursive, v_args
 
+from pipec.amounts import SUFFIXES
 from pipec.findings import Finding
 from pipec.language import syntax as s
 from pipec.source import Span
@@ -177,13 +178,16 @@ class Builder(Transformer_NonRecursive[Token, Any]):
 
     def number(self, meta: Meta, children: list[Any]) -> s.Number:
         text, span = str(children[0]), self._span(meta)
-        if len(text) > 40 or Fraction(text) > s.LARGEST_NUMBER:
+        digits = text.rstrip("BKMGTi")
+        bytes_each = SUFFIXES.get(text[len(digits) :], 1)
+        if len(text) > 40 or Fraction(digits) * bytes_each > s.LARGEST_NUMBER:
             expected = f"at most {s.LARGEST_NUMBER:,}"
             self._reject(
                 "this number is too large", span, expected, f"{text[:40]}{'...' * (len(text) > 40)}"
             )
             return s.Number(0, span)
-        return s.Number(Fraction(text) if "." in text else int(text), span)
+        value = Fraction(digits) if "." in digits else int(digits)
+        return s.Number(value * bytes_each, span, digits != text)
 
     def boolean(self, meta: Meta, children: list[Any]) -> s.Boolean:
         return s.Boolean(children[0] == "true", self._span(meta))

@@ -5,12 +5,23 @@ from typing import Any
 
 from pipec.findings import Finding, listed, nearest
 from pipec.language import syntax as s
-from pipec.language.kinds import BOOL, DECIMAL, FLOW, INT, Scope, bound_twice, check_selectors
+from pipec.language.kinds import (
+    BOOL,
+    BYTES,
+    DECIMAL,
+    DECIMALS,
+    FLOW,
+    INT,
+    Scope,
+    bound_twice,
+    check_selectors,
+)
 from pipec.language.policies import check_policy, check_slots
 from pipec.source import Span
 
 COSTS = ("F", "B", "W", "BW", "F & BW", "send", "sum")
-AMOUNTS = ("F", "B", "W", "BW", "state", "message")
+SIZES = ("parameters", "gradients", "optimizer", "state", "activation", "stash", "message")
+AMOUNTS = (*SIZES, "F", "B", "W", "BW")
 
 
 def check(tree: s.File) -> list[Finding]:
@@ -181,14 +192,14 @@ def _settings(item: s.Settings, scope: Scope) -> None:
         if key not in known:
             expected, hint = listed(known), nearest(key, known)
             scope.add("name", f"`{key}` has no {item.word}", span, expected, f"`{key}`", hint)
-        with scope.inner(decimals=True):
+        with scope.inner(DECIMALS if item.word == "cost" else BYTES):
             scope.assume("stage", INT)
             scope.expect(setting.value, DECIMAL)
 
 
 def _limit(item: s.Limit, scope: Scope) -> None:
     if isinstance(item.test, s.Comparison) and _limits_memory(item):
-        with scope.inner(decimals=True):
+        with scope.inner(BYTES):
             scope.expect(item.test.operands[1], DECIMAL)
         return
     expected, found = "`limit memory <= ...`", "a limit of another form"

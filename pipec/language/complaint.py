@@ -4,7 +4,8 @@ import re
 
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from pipec.findings import Finding, nearest
+from pipec.amounts import SUFFIXES
+from pipec.findings import Finding, listed, nearest
 from pipec.language.syntax import LATER, RESERVED
 from pipec.source import Span
 
@@ -198,6 +199,8 @@ def _value_hint(before: str, found: str, expected: set[str]) -> str | None:
         return nearest(name[1], ("min", "max", "abs")) or "the functions are `min`, `max` and `abs`"
     if found == "." and ("__ANON_0" in expected or before.endswith("..")):
         return _RANGE
+    if before[-1:].isdigit() and found.upper() in map(str.upper, SUFFIXES):
+        return f"bytes are written {listed(SUFFIXES)}, such as `1.5GB`"
     if found == ".":
         return "decimals stand in `cost` and `memory` only, with digits on both sides of the dot"
     return None

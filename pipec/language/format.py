@@ -14,7 +14,7 @@ from pipec.language.parser import parse
 from pipec.source import Source, Span
 
 _TOKEN = re.compile(
-    r'"""(?:[^\\]|\\.)*?"""|"(?:[^"\\\n]|\\.)*"|#[^\n]*|\n|\d+(?:\.\d+)?(?!\w)|\w+|\.\.|\*\*|//'
+    r'"""(?:[^\\]|\\.)*?"""|"(?:[^"\\\n]|\\.)*"|#[^\n]*|\n|\d+(?:\.\d+)?(?:[KMGT]?i?B)?(?!\w)|\w+|\.\.|\*\*|//'
     r"|<=|>=|==|!=|[^\s]",
     re.DOTALL,
 )

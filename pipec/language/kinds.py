@@ -16,6 +16,13 @@ BOOL: Kind = "true or false"
 FLOW: Kind = "a flow"
 DECIMAL: Kind = "a decimal"
 
+Numbers = Literal["integers", "decimals", "bytes"]
+"""The numbers that may stand somewhere; where bytes may, decimals may, too."""
+
+INTEGERS: Numbers = "integers"
+DECIMALS: Numbers = "decimals"
+BYTES: Numbers = "bytes"
+
 
 class Scope:
     """The names visible at one point of a schedule; mistakes go to `findings`.
@@ -27,7 +34,7 @@ class Scope:
         self._findings = findings
         self._elsewhere = elsewhere
         self._names: dict[str, Kind] = {}
-        self._decimals = False
+        self._numbers = INTEGERS
         self._unknown: set[str] = set()
 
     def bind(self, name: s.Name, kind: Kind) -> None:
@@ -51,13 +58,14 @@ class Scope:
         self._names.setdefault(name, kind)
 
     @contextmanager
-    def inner(self, decimals: bool | None = None) -> Iterator[None]:
-        """A block: what is bound in it is forgotten after it."""
-        outer = self._names, self._decimals
-        self._names = dict(self._names)
-        self._decimals = self._decimals if decimals is None else decimals
+    def inner(self, numbers: Numbers = INTEGERS) -> Iterator[None]:
+        """A block, and the numbers that may stand in it: what is bound in it is forgotten after
+        it.
+        """
+        outer = self._names, self._numbers
+        self._names, self._numbers = dict(self._names), numbers
         yield
-        self._names, self._decimals = outer
+        self._names, self._numbers = outer
 
     def add(
         self,
@@ -116,9 +124,11 @@ class Scope:
                 return None
 
     def _number(self, number: s.Number) -> Kind:
+        if number.in_bytes:
+            return self._bytes(number)
         if isinstance(number.value, int):
             return INT
-        if not self._decimals:
+        if self._numbers == INTEGERS:
             self.add(
                 "kind",
                 "a decimal cannot stand here",
@@ -129,6 +139,15 @@ class Scope:
             )
             return None
         return DECIMAL
+
+    def _bytes(self, number: s.Number) -> Kind:
+        if self._numbers == BYTES:
+            return DECIMAL
+        hint = "bytes are allowed in `memory` and `limit memory` only"
+        message, found = "an amount of bytes cannot stand here", "an amount of bytes"
+        expected = "an integer" if self._numbers == INTEGERS else "a number"
+        self.add("kind", message, number.span, expected, found, hint)
+        return None
 
     def _name(self, name: s.Name) -> Kind:
         if name.name in self._names:
@@ -173,7 +192,9 @@ class Scope:
             return None
         if None in kinds:
             return None
-        return DECIMAL if DECIMAL in kinds or (operator == "/" and self._decimals) else INT
+        return (
+            DECIMAL if DECIMAL in kinds or (operator == "/" and self._numbers != INTEGERS) else INT
+        )
 
     def _comparison(self, comparison: s.Comparison) -> Kind:
         kinds = [self.kind(operand) for operand in comparison.operands]

@@ -2,7 +2,7 @@
 
 from pipec.findings import listed
 from pipec.language import syntax as s
-from pipec.language.kinds import DECIMAL, INT, Scope, check_selectors
+from pipec.language.kinds import BYTES, DECIMAL, INT, Scope, check_selectors
 
 
 def check_policy(block: s.Greedy, scope: Scope) -> None:
@@ -72,7 +72,7 @@ def _limit(item: s.Limit, issued: tuple[str, ...], scope: Scope) -> None:
         return
     left, right = test.operands
     if isinstance(left, s.Name) and left.name == "memory":
-        with scope.inner(decimals=True):
+        with scope.inner(BYTES):
             scope.expect(right, DECIMAL)
         return
     if not _counts(left, issued, scope):

@@ -24,10 +24,11 @@ def _span() -> Span:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """`3`, or `0.25` where decimals are allowed."""
+    """`3`, `0.25` where decimals are allowed, or `1.5GB` (in bytes) where memory is meant."""
 
     value: int | Fraction
     span: Span = _span()
+    in_bytes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

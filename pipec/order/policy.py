@@ -14,9 +14,11 @@ from pipec.language.evaluate import FlowValue, Lanes, Value, evaluate, spread
 from pipec.order.count import chunk_name
 from pipec.order.greedy import Limit, Policy, Refusal
 from pipec.order.lines import Line, Lines
+from pipec.order.memory import in_bytes
 from pipec.order.schedule import Schedule
 from pipec.order.select import Selection
 from pipec.program.effects import Kind
+from pipec.program.memory import Limit as Most
 from pipec.program.memory import Memory
 from pipec.source import Span
 
@@ -132,7 +134,11 @@ class _Reader:
         left, right = item.test.operands
         text = self._schedule.source.text[item.test.span.start : item.test.span.end]
         if isinstance(left, s.Name):
-            for rank, bound in enumerate(self._memory_bounds(right, lanes)):
+            most = self._memory_bounds(right, lanes)
+            stated = Most(max(most), in_bytes(right), item.span)
+            if wrong := replace(self._schedule.memory, limit=stated).wrong_limit():
+                raise Stop(wrong)
+            for rank, bound in enumerate(most):
                 self._memory(bound, rank, StatedLimit(" ".join(text.split()), item.span))
             return
         weights: dict[int, Array] = {}
@@ -184,16 +190,16 @@ class _Reader:
     def memory_limit(self, memory: Memory) -> None:
         """Add the schedule's own limit of memory, or the one given with it, on every rank."""
         assert memory.limit is not None
-        stated = StatedLimit(f"memory <= {float(memory.limit):g}", memory.limit_span)
+        stated = StatedLimit(f"memory <= {memory.limit.text}", memory.limit.span)
         for rank in range(self._schedule.placement.ranks):
-            self._memory(memory.limit, rank, stated)
+            self._memory(memory.limit.most, rank, stated)
 
     def _memory(self, limit: Fraction, rank: int, stated: StatedLimit) -> None:
         """Limit what a rank holds, in the units of the schedule's `memory`."""
         memory, placement = self._schedule.memory, self._schedule.placement
         lines = [(number, self.lines.lines[number]) for number in self.lines.on(rank)]
-        amounts = {number: memory.amount(line.kind.name, line.stage) for number, line in lines}
-        state = sum((memory.amount("state", stage) for stage in placement.held(rank)), Fraction(0))
+        amounts = {number: memory.change(line.kind, line.stage) for number, line in lines}
+        state = sum(map(memory.constant, placement.held(rank)), Fraction(0))
         room = limit - state
         scale = lcm(room.denominator, *(amount.denominator for amount in amounts.values()))
         weights = {line: int(amount * scale) for line, amount in amounts.items() if amount}

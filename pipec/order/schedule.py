@@ -11,8 +11,9 @@ from pipec.findings import Finding, PipecError, Stop, listed, nearest
 from pipec.language import syntax as s
 from pipec.language.check import setting_key
 from pipec.language.evaluate import FlowValue, Lanes, Value, evaluate, failing, spread
+from pipec.order.memory import in_bytes, memory_of
 from pipec.program.costs import PAIR, Costs, PerStage
-from pipec.program.memory import Memory
+from pipec.program.memory import Limit, Memory
 from pipec.program.placement import Flow, Placement
 from pipec.source import Source, Span
 
@@ -134,8 +135,7 @@ class _Binder:
         self._spans: list[Span] = []
         self._settings: dict[str, dict[str, PerStage]] = {"cost": {}, "memory": {}}
         self._pending: list[s.Settings] = []
-        self._limit: Fraction | None = None
-        self._limit_span: Span | None = None
+        self._limit: Limit | None = None
         self._findings = findings
 
     def item(self, item: s.Item) -> None:
@@ -169,11 +169,11 @@ class _Binder:
         return self._flows[int(value.index)].name if isinstance(value, FlowValue) else _said(value)
 
     def _set_limit(self, item: s.Limit, limit: s.Expression) -> None:
-        self._limit = _fraction(evaluate(limit, Lanes(self._names, rational=True)))
-        self._limit_span = item.span
-        if self._limit < 0:
+        most = _fraction(evaluate(limit, Lanes(self._names, rational=True)))
+        self._limit = Limit(most, in_bytes(limit), item.span)
+        if most < 0:
             message = "this limit is negative"
-            raise Stop(Finding("value", message, limit.span, "0 or more", str(self._limit)))
+            raise Stop(Finding("value", message, limit.span, "0 or more", str(most)))
 
     def _flow(self, item: s.FlowItem) -> None:
         values: dict[str, tuple[Any, Span]] = {
@@ -249,7 +249,10 @@ class _Binder:
                 self._set(settings, self._flows[0].stages)
         except Stop as stop:
             raise PipecError([stop.finding], source) from None
-        memory = Memory(self._settings["memory"], self._limit, self._limit_span)
+        stated = [settings for settings in self._pending if settings.word == "memory"]
+        memory, wrong = memory_of(stated, self._settings["memory"], self._limit)
+        if wrong:
+            raise PipecError(wrong, source)
         costs = Costs(self._settings["cost"])
         return Schedule(
             item.name.name,

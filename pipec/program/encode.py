@@ -12,11 +12,11 @@ from pipec.program.costs import KEYS as COST_KEYS
 from pipec.program.costs import Costs, PerStage
 from pipec.program.effects import COMPUTE, STEP, Kind
 from pipec.program.launches import glued
-from pipec.program.memory import KEYS as MEMORY_KEYS
-from pipec.program.memory import Memory
+from pipec.program.memory import Limit, Memory
 from pipec.program.placement import MOST_RANKS, Flow, Placement
 from pipec.program.program import Origins, Program
 from pipec.program.shape import Misshapen, member, of_type, whole
+from pipec.program.sizes import SIZES
 from pipec.source import Source, Span
 
 Array = NDArray[Any]
@@ -206,21 +206,29 @@ def decode_costs(section: Any) -> Costs:
 
 
 def encode_memory(memory: Memory) -> dict[str, Any]:
-    """Amounts and limit as exact fractions."""
-    span = [memory.limit_span.start, memory.limit_span.end] if memory.limit_span else None
-    limit = None if memory.limit is None else str(memory.limit)
-    return {"amounts": _encode_amounts(memory.amounts), "limit": limit, "limit_span": span}
+    """Sizes and limit as exact fractions."""
+    limit = memory.limit and {
+        "most": str(memory.limit.most),
+        "in_bytes": memory.limit.in_bytes,
+        "span": memory.limit.span and [memory.limit.span.start, memory.limit.span.end],
+    }
+    sizes = _encode_amounts(memory.sizes)
+    return {"sizes": sizes, "in_bytes": memory.in_bytes, "limit": limit}
 
 
 def decode_memory(section: Any) -> Memory:
-    """The memory amounts and the limit of a plan."""
-    amounts = member(section, "amounts", dict, "memory")
-    limit, span = section.get("limit"), section.get("limit_span")
-    return Memory(
-        _decode_amounts(amounts, MEMORY_KEYS, "memory.amounts"),
-        None if limit is None else _fraction(limit, "memory.limit"),
-        None if span is None else _span(span),
-    )
+    """The sizes and the limit of a plan."""
+    sizes = _decode_amounts(member(section, "sizes", dict, "memory"), SIZES, "memory.sizes")
+    if any(part < 0 for size in sizes.values() for part in _parts(size)):
+        raise Misshapen("`memory.sizes` has a size below 0", "sizes of 0 or more")
+    limit = None if section.get("limit") is None else _limit(section["limit"])
+    return Memory(sizes, member(section, "in_bytes", bool, "memory"), limit)
+
+
+def _limit(section: Any) -> Limit:
+    most = _fraction(member(section, "most", str, "memory.limit"), "memory.limit.most")
+    span = None if section.get("span") is None else _span(section["span"])
+    return Limit(most, member(section, "in_bytes", bool, "memory.limit"), span)
 
 
 def _encode_amounts(amounts: Mapping[str, PerStage]) -> dict[str, Any]:

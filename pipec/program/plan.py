@@ -31,7 +31,7 @@ from pipec.program.program import Program
 from pipec.program.shape import Misshapen
 
 FORMAT = "pipec-plan"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)

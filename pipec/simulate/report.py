@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipec.amounts import amount_text
 from pipec.simulate.timeline import Timeline
 from pipec.simulate.usage import Usage
 
@@ -31,6 +32,8 @@ class Report:
 
     makespan: Number
     ranks: tuple[RankReport, ...]
+    in_bytes: bool = False
+    """Whether memory is in bytes."""
 
     @property
     def bubble_rate(self) -> float:
@@ -46,6 +49,11 @@ class Report:
     def peak_memory(self) -> Number:
         """The largest peak of any rank."""
         return max((rank.peak_memory for rank in self.ranks), default=0)
+
+    @property
+    def peak_text(self) -> str:
+        """The largest peak as people read it."""
+        return amount_text(self.peak_memory, self.in_bytes)
 
 
 def report(time: Timeline, memory: Usage) -> Report:
@@ -70,4 +78,4 @@ def report(time: Timeline, memory: Usage) -> Report:
                 peak_row - int(table.start[rank]) if peak_row >= 0 else -1,
             )
         )
-    return Report(units(makespan), tuple(ranks))
+    return Report(units(makespan), tuple(ranks), memory.memory.in_bytes)

@@ -1,141 +1,147 @@
 """Memory over time: what each rank holds at each instruction."""
 
 from dataclasses import dataclass
-from math import lcm
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.costs import MOST_TICKS, too_large, whole
-from pipec.program.effects import COMPUTE, EFFECTS, STEP, TRAVELS, Kind
-from pipec.program.memory import KEYS, Memory
+from pipec.program.costs import MOST_TICKS, too_large
+from pipec.program.memory import Memory
 from pipec.program.program import Table
+from pipec.simulate.holdings import Changes, Holdings, Stays, holdings
 from pipec.simulate.timeline import Timeline
 
 Array = NDArray[Any]
-FINEST = 10**6
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of what a rank holds, in the unit of `Usage.held`, and how many things it is."""
+
+    name: str
+    amount: int
+    count: int
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Memory held while each row runs, in `1 / scale` of the author's unit, and the peak of each
-    rank.
+    """Memory held while each row runs, in `1 / scale` of a unit or byte, and the peak of each rank.
+
+    `peak_row` is the first row where the peak is held, -1 for a rank without instructions.
     """
 
+    memory: Memory
+    table: Table
     held: Array
     peak: Array
     peak_row: Array
-    scale: int
+    holdings: Holdings
+
+    @property
+    def scale(self) -> int:
+        """How many parts of a unit are counted."""
+        return self.holdings.scale
 
     def units(self, amount: Any) -> float | int:
         """An amount in the author's unit; a whole one is an integer."""
         whole, rest = divmod(int(amount), self.scale)
         return whole if not rest else int(amount) / self.scale
 
+    def text(self, amount: Any, of: Any = 0) -> str:
+        """An amount as people read it; with `of`, as a share of that."""
+        return self.memory.text(self.units(amount), self.units(of))
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Part, ...], ...]:
+        """What the peak of each rank consists of: parts that add up to it exactly."""
+        found = {name: (amounts, counts) for name, amounts, counts in self.holdings.constant}
+        for changes in self.holdings.changes:
+            found[changes.part] = self._changed(changes)
+        for stays in self.holdings.stays:
+            found[stays.part] = self._staying(stays)
+        return tuple(
+            tuple(
+                Part(name, int(amounts[rank]), int(counts[rank]))
+                for name, (amounts, counts) in found.items()
+                if amounts[rank]
+            )
+            for rank in range(self.table.ranks)
+        )
+
+    def _changed(self, changes: Changes) -> tuple[Array, Array]:
+        """What operations had taken and not given back at the peaks, and how many there were."""
+        amounts = self.holdings.rows(changes.taken, changes.given)
+        return self._at_peaks(*amounts), self._at_peaks(
+            *self.holdings.rows(changes.begun, changes.ended)
+        )
+
+    def _at_peaks(self, taken: Array, given: Array) -> Array:
+        """Per rank the sum over what has begun, and over what has ended before."""
+        sums = np.zeros(self.table.ranks, np.int64)
+        for rows, numbers in zip(self._before_peaks, (taken, given), strict=True):
+            np.add.at(sums, self.table.rank[rows], numbers[rows])
+        return sums
+
+    @cached_property
+    def _before_peaks(self) -> tuple[Array, Array]:
+        """The rows that have begun at the peak of their rank, and those that have ended before."""
+        rows, peaks = np.arange(len(self.table)), self.peak_row[self.table.rank]
+        begun, ended = rows <= peaks, rows < peaks
+        first, second = self.table.pairs
+        begun[second], ended[first] = begun[first], ended[second]
+        return np.flatnonzero(begun), np.flatnonzero(ended)
+
+    def _staying(self, stays: Stays) -> tuple[Array, Array]:
+        """What stands between its first and its last row at the peaks."""
+        rank = self.table.rank[stays.first]
+        here = (stays.first <= self.peak_row[rank]) & (self.peak_row[rank] <= stays.last)
+        amounts, counts = np.zeros((2, self.table.ranks), np.int64)
+        np.add.at(amounts, rank[here], stays.amount[here])
+        np.add.at(counts, rank[here], 1)
+        return amounts, counts
+
 
 def usage(memory: Memory, time: Timeline) -> Usage:
-    """What every rank holds at every row.
+    """What every rank holds at every row (docs/machine-model.md has the rules).
 
-    An operation takes what it adds when it begins and gives back when it ends; the two halves of an
-    OVERLAP begin and end together. A received message is held until its consumer ends, a sent one
-    until it has left (by the timeline). A held stage takes its `state` all the time.
+    Raises `PipecError` where amounts need more than 61 bits.
     """
     table = time.table
-    scale, amounts = _amounts(table, memory)
-    change = amounts[table.kind, _stage(table)]
-    if float(np.abs(change).sum(dtype=np.float64)) >= MOST_TICKS:
-        raise too_large("memory amounts")
-    taken, given = np.maximum(change, 0), np.minimum(change, 0)
-    _forget(table, taken, given)
-    first, second = table.pairs
-    taken[first] += taken[second]
-    given[second] += given[first]
-    taken[second] = given[first] = 0
-    _messages(table, amounts, time, given)
+    holds = holdings(memory, time)
+    taken, given = _totals(holds)
     before = np.concatenate([[0], np.cumsum(taken + given)[:-1]]) if len(table) else given
-    begin = table.start[:-1][np.diff(table.start) > 0]
     ranks = np.flatnonzero(np.diff(table.start) > 0)
-    base = np.zeros(table.ranks, np.int64)
-    base[ranks] = before[begin]
-    state = _state(table, memory, scale)
-    held = before - base[table.rank] + taken + state[table.rank]
+    begin = table.start[ranks]
+    state = sum((amounts for _, amounts, _ in holds.constant), np.zeros(table.ranks, np.int64))
+    base = state.copy()
+    base[ranks] -= before[begin]
+    held = before + taken + base[table.rank]
     peak, peak_row = state.copy(), np.full(table.ranks, -1, np.int64)
     if len(held):
         peak[ranks] = np.maximum.reduceat(held, begin)
         where = np.flatnonzero(held == peak[table.rank])[::-1]
         peak_row[table.rank[where]] = where
-    return Usage(held, peak, peak_row, scale)
+    return Usage(memory, table, held, peak, peak_row, holds)
 
 
-def _amounts(table: Table, memory: Memory) -> tuple[int, Array]:
-    """The change of memory per kind and stage, in whole ticks."""
-    stages = int(table.placement.stages.max())
-    exact = {key: [memory.amount(key, stage) for stage in range(stages)] for key in KEYS}
-    denominators = [amount.denominator for row in exact.values() for amount in row]
-    scale = min(lcm(1, *denominators), FINEST)
-    amounts = np.zeros((len(Kind), stages), np.int64)
-    for kind in Kind:
-        key = EFFECTS[kind].cost if COMPUTE[kind] else "message"
-        if kind is not Kind.SUM:
-            amounts[kind] = whole("memory amounts", exact[key], scale)
-    return scale, amounts
+def _totals(holds: Holdings) -> tuple[Array, Array]:
+    """What each row takes when it begins, and what it gives back (as negative) when it ends.
 
-
-def _stage(table: Table) -> Array:
-    """The stage of each row's operation (the consumer's for a message)."""
-    stage = np.zeros(len(table), np.int64)
-    rows = np.flatnonzero(table.kind != Kind.SUM)
-    stage[rows] = table.placement.split(table.operation[rows]).stage
-    return stage
-
-
-def _forget(table: Table, taken: Array, given: Array) -> None:
-    """A forward without a backward keeps nothing beyond its own end."""
-    keeps = np.array([flow.backward for flow in table.placement.flows])
-    if keeps.all():
-        return
-    compute = table.compute
-    rows = compute[~keeps[table.placement.split(table.operation[compute]).flow]]
-    given[rows] -= taken[rows]
-
-
-def _messages(table: Table, amounts: Array, time: Timeline, given: Array) -> None:
-    """Give back each message: a received one with its consumer, a sent one when it has left."""
-    if not amounts[[Kind.SEND, Kind.RECV]].any():
-        return
-    stage = _stage(table)
-    received = np.full(table.placement.size, -1, np.int64)
-    recvs = np.flatnonzero(table.kind == Kind.RECV)
-    received[table.operation[recvs]] = recvs
-    consumers = table.compute[np.isin(STEP[table.kind[table.compute]], list(TRAVELS))]
-    arrival = received[table.operation[consumers]]
-    consumers, arrival = consumers[arrival >= 0], arrival[arrival >= 0]
-    np.subtract.at(given, consumers, amounts[Kind.RECV, stage[arrival]])
-    sends = np.flatnonzero(table.kind == Kind.SEND)
-    compute = table.compute
-    if not len(sends):
-        return
-    span = int(time.end.max()) + 2
-    key = table.rank[compute].astype(np.int64) * span + time.begin[compute]
-    left = np.searchsorted(key, table.rank[sends].astype(np.int64) * span + time.end[sends])
-    leaves = left < len(compute)
-    leaves[leaves] &= table.rank[compute[left[leaves]]] == table.rank[sends[leaves]]
-    sends, next_unit = sends[leaves], compute[left[leaves]]
-    np.subtract.at(given, np.maximum(next_unit - 1, sends), amounts[Kind.SEND, stage[sends]])
-
-
-def _state(table: Table, memory: Memory, scale: int) -> Array:
-    """What the stages that each rank holds take all the time; a stage held by two ranks counts
-    twice.
+    The halves of an OVERLAP begin and end together.
     """
-    copies = table.placement.copies
-    amounts = [memory.amount("state", stage) for stage in range(len(copies))]
-    ticks = whole("memory amounts", amounts, scale)
-    if sum(map(abs, ticks)) >= MOST_TICKS:
+    table = holds.table
+    changes = [np.array([one.taken for one in holds.changes]).sum(0)]
+    changes.append(np.array([one.given for one in holds.changes]).sum(0))
+    taken, given = holds.rows(*changes)
+    first, second = table.pairs
+    taken[first] += taken[second]
+    given[second] += given[first]
+    taken[second] = given[first] = 0
+    for stays in holds.stays:
+        np.add.at(taken, stays.first, stays.amount)
+        np.subtract.at(given, stays.last, stays.amount)
+    if float(taken.sum(dtype=np.float64)) >= MOST_TICKS:
         raise too_large("memory amounts")
-    state = np.zeros(table.ranks, np.int64)
-    for amount, holders in zip(ticks, copies, strict=True):
-        for rank in holders:
-            state[rank] += amount
-    return state
+    return taken, given

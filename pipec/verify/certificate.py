@@ -12,7 +12,7 @@ from pipec.program.program import Program
 from pipec.program.sweep import proven
 from pipec.simulate.report import Report, report
 from pipec.simulate.timeline import simulate
-from pipec.simulate.usage import usage
+from pipec.simulate.usage import Usage, usage
 from pipec.verify.completeness import completeness
 from pipec.verify.dataflow import dataflow
 from pipec.verify.deadlock import credits_needed, deadlock
@@ -35,6 +35,8 @@ class Certificate:
     report: Report | None
     costs: str
     warnings: tuple[Finding, ...] = ()
+    used: Usage | None = None
+    """What every rank holds, where the program runs to its end."""
 
     @property
     def ok(self) -> bool:
@@ -77,10 +79,10 @@ def _certificate(program: Program, costs: Costs, memory: Memory, channels: Chann
     swept = simulate(graph, durations(program, costs))
     assert proven(graph.waits, swept.spans, swept.rises), "the sweep is wrong: a bug of pipec"
     used = usage(memory, swept.timeline)
-    found = tuple(memory_limit(program, memory, used))
+    found = tuple(memory_limit(used))
     warnings = () if found else tuple(head_of_line(graph, links, channels, costs, swept.timeline))
     summary = report(swept.timeline, used)
-    return Certificate(found, channels, safety, summary, str(costs), warnings)
+    return Certificate(found, channels, safety, summary, str(costs), warnings, used)
 
 
 def _safety(program: Program, links: Links) -> dict[str, Safety]:

@@ -1,15 +1,17 @@
 """The certificate as JSON: the stable form that `pipec verify --format json` prints."""
 
+from fractions import Fraction
 from typing import Any
 
 from pipec.findings import Finding, Place
+from pipec.simulate.usage import Usage
 from pipec.source import Source, Span
 from pipec.verify.certificate import Certificate
 
 
 def certificate_json(certificate: Certificate, source: Source | None) -> dict[str, Any]:
     """Everything that the certificate states; docs/certificate.md describes the fields."""
-    report = certificate.report
+    report, used = certificate.report, certificate.used
     return {
         "ok": certificate.ok,
         "findings": [finding_json(finding, source) for finding in certificate.findings],
@@ -24,6 +26,7 @@ def certificate_json(certificate: Certificate, source: Source | None) -> dict[st
         },
         "costs": certificate.costs,
         "makespan": report.makespan if report else None,
+        "memory": _memory(used) if used else None,
         "ranks": [
             {
                 "busy": rank.busy,
@@ -31,9 +34,32 @@ def certificate_json(certificate: Certificate, source: Source | None) -> dict[st
                 "span_bubble": rank.span_bubble,
                 "peak_memory": rank.peak_memory,
                 "peak_index": rank.peak_index,
+                "peak_parts": _parts(used, number) if used else {},
             }
-            for rank in (report.ranks if report else ())
+            for number, rank in enumerate(report.ranks if report else ())
         ],
+    }
+
+
+def _memory(used: Usage) -> dict[str, Any]:
+    """What the amounts of memory are, and what they are checked against."""
+    limit, memory = used.memory.limit, used.memory
+    return {
+        "unit": "bytes" if memory.in_bytes else "units",
+        "limit": _number(limit.most) if limit else None,
+        "not_counted": list(memory.not_counted),
+    }
+
+
+def _number(amount: Fraction) -> int | float:
+    return int(amount) if amount.denominator == 1 else float(amount)
+
+
+def _parts(used: Usage, rank: int) -> dict[str, dict[str, Any]]:
+    """What a peak consists of."""
+    return {
+        part.name: {"amount": used.units(part.amount), "count": part.count}
+        for part in used.parts[rank]
     }
 
 

@@ -29,6 +29,7 @@ def compared_json(row: Compared) -> dict[str, Any]:
         "bubble_rate": row.report.bubble_rate,
         "span_bubble_rate": row.report.span_bubble_rate,
         "peak_memory": row.report.peak_memory,
+        "memory_unit": "bytes" if row.report.in_bytes else "units",
         "stages": row.stages,
         "stages_held": row.held,
         "scale": row.scale,

@@ -114,7 +114,7 @@ def _cut(text: str, width: float, size: float) -> str:
 def _figures(report: Report) -> str:
     return (
         f"makespan {float(report.makespan):g}, bubble {report.bubble_rate:.1%} on the worst rank "
-        f"(span bubble {report.span_bubble_rate:.1%}), peak memory {float(report.peak_memory):g}"
+        f"(span bubble {report.span_bubble_rate:.1%}), peak memory {report.peak_text}"
     )
 
 
@@ -199,7 +199,7 @@ def _memory(picture: _Picture, used: Usage, rank: int, top: float) -> list[str]:
         for x, height in zip(begins.tolist(), heights.tolist(), strict=True)
     )
     first = f"M{begins[0]:.1f} {top + _STRIP}"
-    peak = f"peak memory {float(used.units(used.peak[rank])):g}"
+    peak = f"peak memory {used.text(used.peak[rank])}"
     curve = f'<path class="held" d="{first}{path}H{end:.1f}V{top + _STRIP}Z"><title>{peak}</title>'
     return [room, f"{curve}</path>"]
 

@@ -8,9 +8,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from pipec.amounts import amount_text
 from pipec.library import Entry
+from pipec.program.listing import text as listing_text
 from pipec.program.program import Program
+from pipec.simulate.holdings import PARTS
+from pipec.simulate.peak import WORDS, parts_text, place_text
 from pipec.simulate.report import Report
+from pipec.simulate.usage import Usage
 from pipec.verify.certificate import Certificate
 
 
@@ -63,15 +68,45 @@ def certificate_text(certificate: Certificate, program: Program, title: str) -> 
     text.append(f"  makespan    {_number(report.makespan)}  (costs {certificate.costs})\n")
     text.append(f"  bubble      {report.bubble_rate:.1%} of the makespan on the worst rank")
     text.append(f" (span bubble {report.span_bubble_rate:.1%})\n")
-    return text.append(f"  peak memory {_number(report.peak_memory)} on the worst rank\n")
+    return text.append(_peak_memory(certificate.used)) if certificate.used else text
+
+
+def _peak_memory(used: Usage) -> Text:
+    """The peak of the worst rank, where it stands, what it consists of, and what is not in it."""
+    rank = int(used.peak.argmax())
+    peak = used.text(used.peak[rank])
+    text = Text(f"  peak memory {peak} on rank {rank} {place_text(used, rank)}\n")
+    parts = parts_text(used, rank)
+    if parts:
+        text.append(f"{'':14}{parts}\n")
+    if used.memory.limit:
+        text.append(f"{'':14}the limit is {used.memory.limit.text}\n")
+    if used.memory.not_counted:
+        text.append(f"{'':14}not counted: {', '.join(used.memory.not_counted)}\n")
+    return text
 
 
 def rank_table(report: Report) -> Table:
     """One line a rank."""
-    table = _table("rank", "busy", "bubble", "span bubble", "peak memory", "at index")
+    table = _table("rank", "busy", "bubble", "span bubble")
     for rank, row in enumerate(report.ranks):
-        figures = (row.busy, row.bubble, row.span_bubble, row.peak_memory, row.peak_index)
+        figures = (row.busy, row.bubble, row.span_bubble)
         table.add_row(str(rank), *(_number(figure) for figure in figures))
+    return table
+
+
+def memory_table(used: Usage) -> Table:
+    """One line a rank: its peak, where it stands, and the parts of it that any rank has."""
+    there = {part.name for rank in used.parts for part in rank}
+    names = [name for name in PARTS if name in there]
+    words = [WORDS.get(name, name) for name in names]
+    table = _table("rank", "peak memory", "at index", "instruction", *words)
+    for rank, parts in enumerate(used.parts):
+        row, amounts = int(used.peak_row[rank]), {part.name: part.amount for part in parts}
+        index = str(row - int(used.table.start[rank])) if row >= 0 else ""
+        instruction = listing_text(used.table.instruction(row)) if row >= 0 else ""
+        cells = [used.text(amounts[name]) if name in amounts else "" for name in names]
+        table.add_row(str(rank), used.text(used.peak[rank]), index, instruction, *cells)
     return table
 
 
@@ -117,8 +152,10 @@ def comparison_table(rows: Sequence[Compared]) -> Table:
         "scaled": [_number(row.report.makespan * row.scale) for row in rows],
         "bubble": [f"{row.report.bubble_rate:.1%}" for row in rows],
         "span bubble": [f"{row.report.span_bubble_rate:.1%}" for row in rows],
-        "peak memory": [_number(row.report.peak_memory) for row in rows],
-        "scaled ": [_number(row.report.peak_memory * row.scale) for row in rows],
+        "peak memory": [row.report.peak_text for row in rows],
+        "scaled ": [
+            amount_text(row.report.peak_memory * row.scale, row.report.in_bytes) for row in rows
+        ],
         "parameters": [f"{row.held}/{row.stages}" for row in rows],
         "messages": [str(row.messages) for row in rows],
     }

@@ -65,7 +65,7 @@ def test_verify_as_json_has_the_stated_form() -> None:
         assert proved["channels"][topology] == {"safe": True, "credits_needed": 0}
     assert proved["makespan"] == 10
     assert [sorted(rank) for rank in proved["ranks"]] == [
-        ["bubble", "busy", "peak_index", "peak_memory", "span_bubble"]
+        ["bubble", "busy", "peak_index", "peak_memory", "peak_parts", "span_bubble"]
     ] * 2
     assert proved["ranks"][0] == {
         "busy": 6,
@@ -73,7 +73,9 @@ def test_verify_as_json_has_the_stated_form() -> None:
         "span_bubble": 4,
         "peak_memory": 2,
         "peak_index": 2,
+        "peak_parts": {"activations": {"amount": 2, "count": 2}},
     }
+    assert proved["memory"] == {"unit": "units", "limit": None, "not_counted": []}
 
 
 def test_verify_as_json_when_rejected() -> None:

@@ -93,7 +93,7 @@ def test_every_finding_is_explained() -> None:
     text = page("certificate")
     explained = set(re.findall(r"^\| `([a-z-]+)` \| .* \|", text, flags=re.MULTILINE))
     explained |= set(re.findall(r"^####? ([a-z-]+)$", text, flags=re.MULTILINE))
-    fields = {"ok", "findings", "channels", "costs", "makespan", "ranks"}
+    fields = {"ok", "findings", "channels", "costs", "makespan", "memory", "ranks"}
     fields |= {"code", "severity", "message", "source", "places", "notes", "warnings"}
     assert used
     assert used - explained == set()

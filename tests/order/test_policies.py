@@ -1,5 +1,7 @@
 """Orders that the compiler makes itself: policies and building blocks."""
 
+from fractions import Fraction
+
 import pytest
 
 from pipec.compiler import Settings, build, certify
@@ -12,6 +14,7 @@ from pipec.program.costs import Costs
 from pipec.program.effects import Kind
 from pipec.program.graph import Channels
 from pipec.program.listing import listing
+from pipec.program.memory import Limit, Memory
 from pipec.program.program import Order
 from pipec.simulate.report import Report
 from pipec.source import Source
@@ -123,7 +126,7 @@ def test_the_limit_of_the_command_line_is_a_limit(tmp_path) -> None:
     path = tmp_path / "s.pipe"
     path.write_text(text(LINE, "greedy", "prefer F > B > W"))
     for limit in (2, 5):
-        settings = Settings(memory_limit=limit)
+        settings = Settings(memory=Memory(limit=Limit(Fraction(limit))))
         certificate = certify(build(str(path), {"P": 4, "M": 8}, settings), settings)
         assert certificate.ok and certificate.report.peak_memory <= limit
 

@@ -19,15 +19,14 @@ from pipec.library import names
 from pipec.program.costs import KEYS as COST_KEYS
 from pipec.program.costs import Costs
 from pipec.program.listing import listing
-from pipec.program.memory import KEYS as MEMORY_KEYS
-from pipec.program.memory import Memory
-from pipec.program.plan import Plan, _digest, load_plan, parse_plan
+from pipec.program.memory import Limit, Memory
+from pipec.program.plan import VERSION, Plan, _digest, load_plan, parse_plan
 from pipec.program.program import Origins, Program
+from pipec.program.sizes import SIZES
 from pipec.source import Source, Span
 from pipec.verify.certificate import verify
 from pipec.view.findings import findings_text
 
-FRACTIONS = st.fractions(-1000, 1000, max_denominator=10**6)
 TIMES = st.fractions(0, 1000, max_denominator=10**6)
 
 
@@ -44,13 +43,13 @@ def plans(draw: st.DrawFn) -> Plan:
     source = draw(st.none() | st.builds(Source, st.text(max_size=5), st.text(max_size=20)))
     if source:
         program = with_origins(program, source)
-    limit_span = draw(st.none() | st.just(Span(0, 2)))
+    limits = st.builds(Limit, TIMES, st.booleans(), st.none() | st.just(Span(0, 2)))
     return Plan(
         draw(st.text(max_size=5)),
         draw(st.dictionaries(st.text(max_size=3), st.integers(-(2**60), 2**60) | st.booleans())),
         program,
         Costs(draw(amounts(COST_KEYS, TIMES)), draw(st.booleans())),
-        Memory(draw(amounts(MEMORY_KEYS, FRACTIONS)), draw(st.none() | TIMES), limit_span),
+        Memory(draw(amounts(SIZES, TIMES)), draw(st.booleans()), draw(st.none() | limits)),
         {"ok": True, "findings": []},
     )
 
@@ -89,7 +88,7 @@ def test_library_plans_read_back_and_verify_the_same(name: str, tmp_path: Path) 
     plan.save(tmp_path / "x.plan")
     again = load_plan(tmp_path / "x.plan")
     assert again.digest == plan.digest and again.program.same(plan.program)
-    assert again.memory.limit == 100
+    assert again.memory.limit == Limit(Fraction(100))
     compiled = build(str(tmp_path / "x.plan"), {})
     certificate = certify(compiled, Settings())
     assert certificate.ok and certificate.report is not None
@@ -120,7 +119,7 @@ def good() -> str:
 def content_of(plan: Plan) -> dict[str, Any]:
     return {
         "format": "pipec-plan",
-        "version": 1,
+        "version": VERSION,
         "digest": plan.digest,
         "digests": plan.digests,
         **plan._sections,
@@ -150,7 +149,7 @@ def test_a_changed_section_is_named(good: str, section: str) -> None:
     ("change", "message"),
     [
         (lambda plan: plan.update(version=0), "of another version"),
-        (lambda plan: plan.update(version=2), "of another version"),
+        (lambda plan: plan.update(version=VERSION + 1), "of another version"),
         (lambda plan: plan.update(version="1"), "of another version"),
         (lambda plan: plan.update(version=True), "of another version"),
         (lambda plan: plan.pop("version"), "of another version"),

@@ -25,6 +25,10 @@ BLAMED = {
     "cycle": ("deadlock", "BW main 0 0", "BW main 1 0"),
     "missing_w_stream": ("missing", "B main 1 0"),
     "over_limit": ("memory-limit", "F main 0 2"),
+    "over_limit_activations": ("memory-limit", "F main 0 3"),
+    "over_limit_copies": ("memory-limit", "F down 0 0"),
+    "over_limit_receives": ("memory-limit", "RECV F main 1 2 <- 0"),
+    "over_limit_stash": ("memory-limit", "F main 0 2"),
     "placed_twice": ("misplaced", "F main 1 0", "F main 1 0"),
     "unmatched_first_recv": ("unmatched", "SEND F main 1 0 -> 1", "F main 1 0"),
 }

@@ -1,0 +1,189 @@
+"""What a program holds, part by part: who takes it, who gives it back, and how large it is."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import lcm
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.costs import MOST_TICKS, too_large, whole
+from pipec.program.effects import EFFECTS, STEP, TRAVELS, Kind, Step, Value
+from pipec.program.memory import Memory
+from pipec.program.needs import sources
+from pipec.program.program import Table
+from pipec.program.sizes import CONSTANT, KEPT, SIZE_OF, SIZES
+from pipec.simulate.timeline import Timeline
+
+Array = NDArray[Any]
+FINEST = 10**6
+
+NAMES = {Value.SAVED: "activations", Value.STASH: "stash"}
+"""What kept values are called as parts."""
+
+PARTS = (*CONSTANT, *NAMES.values(), "received", "sent", "passed")
+"""All parts, in the order in which people read them."""
+
+
+class Changes(NamedTuple):
+    """A part that operations take when they begin and give back when they end: `[kind, stage]`."""
+
+    part: str
+    taken: Array
+    given: Array
+    begun: Array
+    ended: Array
+    """How many things that is, in the same form."""
+
+
+class Stays(NamedTuple):
+    """A part made of things that are there from row `first` to row `last`, both of one rank."""
+
+    part: str
+    first: Array
+    last: Array
+    amount: Array
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """All parts, in `1 / scale` of a unit or byte. `constant`: name, amounts, counts, by rank."""
+
+    table: Table
+    scale: int
+    constant: tuple[tuple[str, Array, Array], ...]
+    changes: tuple[Changes, ...]
+    stays: tuple[Stays, ...]
+
+    def rows(self, taken: Array, given: Array) -> tuple[Array, Array]:
+        """Numbers per kind and stage as numbers per row.
+
+        A forward without a backward keeps nothing beyond its own end.
+        """
+        rows = self._by_row(taken), self._by_row(given)
+        rows[1][self._forgotten] -= rows[0][self._forgotten]
+        return rows
+
+    def _by_row(self, numbers: Array) -> Array:
+        if (numbers == numbers[:, :1]).all():
+            return np.asarray(numbers[:, 0][self.table.kind])
+        return np.asarray(numbers[self.table.kind, self._stage])
+
+    @cached_property
+    def _stage(self) -> Array:
+        """The stage of each row that computes; nothing else is asked for."""
+        stage, compute = np.zeros(len(self.table), np.int64), self.table.compute
+        stage[compute] = self.table.placement.split(self.table.operation[compute]).stage
+        return stage
+
+    @cached_property
+    def _forgotten(self) -> Array:
+        table, keeps = self.table, np.array([flow.backward for flow in self.table.placement.flows])
+        if keeps.all():
+            return np.empty(0, np.int64)
+        flow = table.placement.split(table.operation[table.compute]).flow
+        return table.compute[~keeps[flow]]
+
+
+def holdings(memory: Memory, time: Timeline) -> Holdings:
+    """The parts of a program. Raises `PipecError` where a size needs more than 61 bits."""
+    table = time.table
+    scale, sizes = _sizes(table, memory)
+    constant = tuple(_constant(table, key, sizes[key]) for key in CONSTANT if any(sizes[key]))
+    stays = _messages(time, np.array(sizes["message"])) if any(sizes["message"]) else ()
+    return Holdings(table, scale, constant, _changes(sizes), stays)
+
+
+def _sizes(table: Table, memory: Memory) -> tuple[int, dict[str, list[int]]]:
+    """Every size per stage, in whole ticks."""
+    stages = range(int(table.placement.stages.max()))
+    exact = {key: [memory.size(key, stage) for stage in stages] for key in SIZES}
+    denominators = {amount.denominator for row in exact.values() for amount in row}
+    scale = min(lcm(1, *denominators), FINEST)
+    return scale, {key: whole("memory amounts", row, scale) for key, row in exact.items()}
+
+
+def _constant(table: Table, key: str, sizes: list[int]) -> tuple[str, Array, Array]:
+    """What held stages take all the time; a stage that two ranks hold counts on both."""
+    if sum(sizes) >= MOST_TICKS:
+        raise too_large("memory amounts")
+    amounts, counts = np.zeros((2, table.ranks), np.int64)
+    for size, holders in zip(sizes, table.placement.copies, strict=True):
+        amounts[list(holders)] += size
+        counts[list(holders)] += 1
+    return key, amounts, counts
+
+
+def _changes(sizes: dict[str, list[int]]) -> tuple[Changes, ...]:
+    """The effects table in numbers.
+
+    What an operation makes is there when it begins, and what it releases until it ends. If it does
+    both, the new takes the place of the old, and only what is larger needs room before.
+    """
+    stages = len(sizes["activation"])
+    parts = {
+        value: Changes(NAMES[value], *np.zeros((4, len(Kind), stages), np.int64)) for value in KEPT
+    }
+    for kind, effect in EFFECTS.items():
+        made = [use.value for use in effect.produces if use.value in KEPT]
+        freed = [use.value for use in effect.releases if use.value in KEPT]
+        old = sum((np.array(sizes[SIZE_OF[value]]) for value in freed), np.zeros(stages, np.int64))
+        for value in made:
+            new = np.array(sizes[SIZE_OF[value]])
+            changes, place = parts[value], parts[freed[0]] if freed else parts[value]
+            place.taken[kind] += np.maximum(new - old, 0)
+            place.given[kind] -= np.maximum(new - old, 0) if freed else 0
+            changes.given[kind] += new if freed else 0
+            (changes.ended if freed else changes.begun)[kind] += 1
+        for value in freed:
+            parts[value].given[kind] -= np.array(sizes[SIZE_OF[value]])
+            parts[value].ended[kind] -= 1
+    return tuple(parts.values())
+
+
+def _messages(time: Timeline, size: Array) -> tuple[Stays, ...]:
+    """What one stage makes for the next: until it is consumed here, or has left; and there, from
+    the RECV on, until it is consumed.
+    """
+    table = time.table
+    first, last = _units(table)
+    row = np.full((3, table.placement.size), -1, np.int64)
+    for number, rows in enumerate((table.compute, _of(table, Kind.SEND), _of(table, Kind.RECV))):
+        row[number, table.operation[rows]] = rows
+    consumers = table.compute[np.isin(STEP[table.kind[table.compute]], list(TRAVELS))]
+    source = sources(table.placement, table.operation[consumers])
+    consumers, source = consumers[source >= 0], source[source >= 0]
+    operation, maker = table.operation[consumers], row[0, source]
+    part = table.placement.split(operation)
+    amount = size[part.stage + (part.step == Step.BACKWARD)]
+    local = table.rank[consumers] == table.rank[maker]
+    away = np.flatnonzero(~local)
+    send, recv, taken = row[1, operation[away]], row[2, operation[away]], consumers[away]
+    return (
+        Stays("received", recv, last[taken], amount[away]),
+        Stays("sent", first[maker[away]], _left(time, send), amount[away]),
+        Stays("passed", first[maker[local]], last[consumers[local]], amount[local]),
+    )
+
+
+def _of(table: Table, kind: Kind) -> Array:
+    return np.flatnonzero(table.kind == kind)
+
+
+def _units(table: Table) -> tuple[Array, Array]:
+    """For each row the first and the last row of the OVERLAP that it is in, or itself."""
+    rows = np.arange(len(table))
+    first, last, (head, tail) = rows.copy(), rows.copy(), table.pairs
+    first[tail], last[head] = head, tail
+    return first, last
+
+
+def _left(time: Timeline, sends: Array) -> Array:
+    """For each SEND the last row before the first compute that begins when it has left."""
+    table, compute = time.table, time.table.compute
+    span = int(time.end.max(initial=0)) + 2
+    key = table.rank[compute].astype(np.int64) * span + time.begin[compute]
+    at = np.searchsorted(key, table.rank[sends].astype(np.int64) * span + time.end[sends])
+    after = np.append(compute, len(table))[at]
+    return np.maximum(np.minimum(after, table.start[table.rank[sends] + 1]) - 1, sends)
