@@ -52,11 +52,9 @@ class Refusal:
     owed: tuple[int, ...]
 
 
-def decide(
-    policy: Policy, times: Clock, patience: Patience, room: bool = True
-) -> list[int] | Refusal:
+def decide(policy: Policy, times: Clock, patience: Patience) -> list[int] | Refusal:
     """The sequence of lines that a policy makes under costs, or what stops it."""
-    state = _State.of(policy, room)
+    state = _State.of(policy)
     choose = _chooser(policy, state, waiting(policy.lines, times, patience))
     sequence = dispatch(policy.lines, times, state.board, choose)
     return sequence if len(sequence) == policy.lines.size else _refusal(policy, state)
@@ -80,7 +78,7 @@ class _State:
     mates: list[list[int]]
 
     @classmethod
-    def of(cls, policy: Policy, room: bool) -> "_State":
+    def of(cls, policy: Policy) -> "_State":
         lines = policy.lines.lines
         moves: Changes = [[] for _ in lines]
         for at, limit in enumerate(policy.limits):
@@ -93,7 +91,7 @@ class _State:
             if line.kind == Kind.F:
                 together.setdefault((line.flow, line.rank), []).append(number)
         mates: list[list[int]] = [[] for _ in lines]
-        for group in together.values() if room else ():
+        for group in together.values():
             for number in group if len(group) > 1 else ():
                 mates[number] = group if grows[number] else []
         return cls(Board.of(policy.lines), [0] * len(bounds), moves, grows, mates)
