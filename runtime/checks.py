@@ -58,6 +58,7 @@ def mistake_of(
         _check_stages(plan, stages, dist.get_rank(group))
         _check_device(device, channels)
         _check_certified(plan, channels)
+        _check_launches(plan, device, channels)
         if reduction not in ("mean", "sum"):
             raise PipelineError("unknown reduction", expected="mean or sum", found=repr(reduction))
     except PipelineError as mistake:
@@ -137,16 +138,22 @@ def _check_device(device: torch.device, channels: Channels) -> None:
 def _check_certified(plan: Plan, channels: Channels) -> None:
     verdict = plan.certificate.get("channels", {}).get(channels.topology, {})
     needed = verdict.get("credits_needed")
-    if plan.program.grouped and channels.topology != "tagged":
-        raise PipelineError(
-            f"plan `{plan.name}` has grouped launches, which these channels cannot issue",
-            expected="channels `tagged`, or a plan compiled without `--grouped`",
-            found=f"`{channels.topology}`",
-        )
     if needed is None or needed > channels.credits:
         raise PipelineError(
             f"plan `{plan.name}` is not certified for channels `{channels.topology}` with "
             f"{channels.credits} credits",
             expected="a topology that its certificate calls safe",
             found="deadlock" if needed is None else f"{needed} credits needed",
+        )
+
+
+def _check_launches(plan: Plan, device: torch.device, channels: Channels) -> None:
+    """Launches are issued by strict channels without credits; with tags they mean nothing."""
+    if not plan.program.grouped or channels.topology == "tagged":
+        return
+    if device.type != "cpu" or channels.credits:
+        raise PipelineError(
+            f"plan `{plan.name}` has grouped launches, which these channels cannot issue",
+            expected="gloo without credits, or a plan compiled without `--grouped`",
+            found=f"`{channels.topology}` on {device.type}, {channels.credits} credits",
         )

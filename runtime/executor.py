@@ -13,6 +13,7 @@ from torch.distributed import Store
 
 from pipec.program.effects import COMPUTE, Kind, Step
 from pipec.program.graph import Topology
+from pipec.program.launches import glued
 from pipec.program.plan import Plan
 from pipec.program.program import Program
 from pipec.runtime.boundary import Boundary
@@ -140,6 +141,12 @@ class Stream:
                 return self._lines[peer, int(self.program.kind[row])]
         return self._lines[row, "own"]
 
+    def _flush(self, row: int, launch: range) -> None:
+        """Post what is deferred for want of its shapes: before a launch, and as a part of it."""
+        lines = [self._line(int(self.program.peer[one]), one) for one in launch]
+        for line in {id(line): line for line in lines}.values():
+            self._add(row, line.flush)
+
     # --- rows -------------------------------------------------------------------------------------
 
     def _build(self) -> None:
@@ -152,9 +159,13 @@ class Stream:
         for row in receives[:ahead]:
             self._add(row, incoming[row].post)
         retiring = _Retiring(self.program, self._context.rank, self._context.wire.retires)
+        launches = _Launches(self.program) if self._context.topology != "tagged" else None
         for row in self._rows:
             for send, retire in retiring.before(row):
                 self._add(send, retire, WAIT)
+            if launches and row in launches.first:
+                self._flush(row, launches.first[row])
+                self._add(row, self._context.wire.begin_launch)
             match Kind(int(self.program.kind[row])):
                 case Kind.RECV:
                     if row in posts:
@@ -172,6 +183,9 @@ class Stream:
                     if arrival is not None:
                         self._add(row, arrival.wait, WAIT)
                     self._add(row, self._compute(row))
+            if launches and row in launches.last:
+                self._flush(row, launches.last[row])
+                self._add(row, self._context.wire.end_launch)
         self._end(retiring.at_the_end)
 
     def _end(self, waits: Sequence[tuple[int, Run]]) -> None:
@@ -274,6 +288,17 @@ class Stream:
         """What takes an operation's message, if it has one."""
         incoming = self._incoming.get(operation)
         return incoming.take if incoming else None
+
+
+class _Launches:
+    """The launches of several messages, by their first row and by their last."""
+
+    def __init__(self, program: Program):
+        behind = np.append(glued(program), False)
+        begins = np.flatnonzero(~behind[:-1] & behind[1:]).tolist()
+        ends = np.flatnonzero(behind[:-1] & ~behind[1:]).tolist()
+        self.first = {a: range(a, b + 1) for a, b in zip(begins, ends, strict=True)}
+        self.last = {launch[-1]: launch for launch in self.first.values()}
 
 
 class _Retiring:

@@ -9,7 +9,8 @@ program that the verifier rejects for a topology hangs here, or delivers the wro
 from collections import deque
 from collections.abc import Sequence
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
+from typing import Any
 
 from torch import Tensor
 from torch.distributed import Work
@@ -43,6 +44,28 @@ class _Posted:
             raise self.failure
 
 
+class _Launch:
+    """Messages that are issued as one, and how many of their queues have come to them."""
+
+    def __init__(self) -> None:
+        self.members: list[_Posted] = []
+        self.queues: list[SimpleQueue[Any]] = []
+        self.done = Event()
+        self._lock, self._arrived = Lock(), 0
+
+    def add(self, queue: SimpleQueue[Any], posted: _Posted) -> None:
+        """One more member, posted to a queue."""
+        self.members.append(posted)
+        if queue not in self.queues:
+            self.queues.append(queue)
+
+    def arrive(self) -> bool:
+        """Called by the thread of each queue; true for the last one, which runs the launch."""
+        with self._lock:
+            self._arrived += 1
+            return self._arrived == len(self.queues)
+
+
 class StrictWire:
     """Messages through emulated channels over one link of all ranks of the pipeline."""
 
@@ -53,16 +76,35 @@ class StrictWire:
         self._rank = rank
         self._channels = channels
         self._queues: dict[tuple[int, ...], Queue] = {}
+        self._launch: _Launch | None = None
 
     def sender(self, peer: int) -> Post:
         """Puts sends into the queue of their channel."""
         queue = self._queue(self._rank, peer)
-        return lambda tensors, tag: _put(queue, _Posted(True, tensors, peer))
+        return lambda tensors, tag: self._put(queue, _Posted(True, tensors, peer))
 
     def receiver(self, peer: int) -> Post:
         """Puts receives into the queue of their channel."""
         queue = self._queue(peer, self._rank)
-        return lambda tensors, tag: _put(queue, _Posted(False, tensors, peer))
+        return lambda tensors, tag: self._put(queue, _Posted(False, tensors, peer))
+
+    def begin_launch(self) -> None:
+        """Until `end_launch`, what is posted is issued as one."""
+        self._launch = _Launch()
+
+    def end_launch(self) -> None:
+        """Put the launch into the queue of each of its members."""
+        launch, self._launch = self._launch, None
+        assert launch is not None
+        for queue in launch.queues:
+            queue.put(launch)
+
+    def _put(self, queue: "Queue", posted: _Posted) -> _Posted:
+        if self._launch is None:
+            queue.put(posted)
+        else:
+            self._launch.add(queue, posted)
+        return posted
 
     def drain(self) -> None:
         """Let every channel complete what it was allowed to run ahead by."""
@@ -97,6 +139,12 @@ class StrictWire:
         ahead: deque[tuple[_Posted, list[Work]]] = deque()
         while (item := queue.get()) != "end":
             allowed = 0
+            if isinstance(item, _Launch):
+                if item.arrive():
+                    _complete_all([(one, self._begin(one)) for one in item.members])
+                    item.done.set()
+                item.done.wait()
+                continue
             if isinstance(item, _Posted):
                 works = self._begin(item)
                 if not item.sends:
@@ -121,12 +169,20 @@ class StrictWire:
             return []
 
 
-Queue = SimpleQueue[_Posted | str]
+Queue = SimpleQueue[_Posted | _Launch | str]
 
 
-def _put(queue: Queue, posted: _Posted) -> _Posted:
-    queue.put(posted)
-    return posted
+def _complete_all(begun: Sequence[tuple[_Posted, list[Work]]]) -> None:
+    """A launch is done when all its members are, and each of them not before."""
+    failure = None
+    for _, works in begun:
+        try:
+            for work in works:  # once each: gloo's works do not come back from a second wait
+                work.wait()
+        except RuntimeError as error:
+            failure = error
+    for posted, _ in begun:
+        posted.finish(failure)
 
 
 def _complete(posted: _Posted, works: list[Work]) -> None:

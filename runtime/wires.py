@@ -32,6 +32,12 @@ class Wire(Protocol):
     def receiver(self, peer: int) -> Post:
         """What posts receives from a rank."""
 
+    def begin_launch(self) -> None:
+        """What is posted until `end_launch` is issued as one."""
+
+    def end_launch(self) -> None:
+        """Issue it."""
+
     def drain(self) -> None:
         """Before SENDs are waited for at the end of a step: let all of them complete."""
 
@@ -75,6 +81,12 @@ class LinkWire:
         """Receives on the link of the pair."""
         link = self._links[peer, self._rank]
         return _poster(link.backend.recv, link.number(peer))
+
+    def begin_launch(self) -> None:
+        """Nothing to do: with tags a launch is nothing but its members."""
+
+    def end_launch(self) -> None:
+        """Nothing to do either."""
 
     def drain(self) -> None:
         """Nothing to do: posted messages complete by themselves."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import pipec
+from pipec.compiler import Settings, build, certify, plan_of
 from pipec.program.plan import Plan
 
 WIDTH, TOKENS, LENGTH, PER_MICROBATCH = 6, 11, 3, 2
@@ -116,7 +116,11 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -
 
 @cache
 def compiled(schedule: str, ranks: int, microbatches: int) -> Plan:
-    return pipec.compile(schedule, P=ranks, M=microbatches)
+    """A library schedule; with ` --grouped` behind its name, its exchanges in one launch each."""
+    name, *options = schedule.split()
+    settings = Settings(grouped=bool(options))
+    made = build(name, {"P": ranks, "M": microbatches}, settings)
+    return plan_of(made, certify(made, settings))
 
 
 def total_of(plan: Plan) -> int:

@@ -162,3 +162,10 @@ def test_forward(four: Ranks, sizes: tuple[int, int], wires: str) -> None:
     """`forward` gives the outputs of the model, and the losses where there are targets."""
     answers = four.run(infer, sizes, wires, on=range(sizes[0]))
     assert set.union(*answers) == set(range(sizes[1]))
+
+
+@pytest.mark.parametrize("wires", WIRES)
+@pytest.mark.parametrize("schedule", ["1f1b", "dualpipe"])
+def test_grouped_launches(four: Ranks, schedule: str, wires: str) -> None:
+    """The same with every exchange in one launch, which strict channels issue as one."""
+    check(four, f"{schedule} --grouped", (4, 8), wires, "float64")
