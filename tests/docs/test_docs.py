@@ -18,7 +18,7 @@ from pipec.findings import PipecError
 from pipec.language import read
 from pipec.source import Source
 
-RANKS = {"README.md": 4}
+RANKS = {"README.md": 4, "experts.md": 4}
 """How many processes run the Python of a page that needs torch; else two."""
 
 GIVEN = {
