@@ -77,11 +77,10 @@ def depth_first(waits: Any, duration: Any, lane: Any) -> Any:
 
 
 def lane_by_lane(waits: Any, duration: Any, lane: Any) -> Any:
-    if not len(duration):
-        return duration
-    by_lane = np.argsort(lane, kind="stable")
-    begins = np.flatnonzero(np.concatenate([[True], np.diff(lane[by_lane]) != 0]))
-    return module._lane_by_lane(waits, duration, by_lane, begins)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_FEW_LANES", 0)
+        patch.setattr(module, "_FEW_EVENTS", 1)
+        return sweep(waits, duration, lane)
 
 
 @pytest.mark.parametrize("way", [sweep, depth_first, lane_by_lane])
@@ -135,7 +134,7 @@ def test_many_lanes(lanes: int) -> None:
     waits[0, lanes:] = np.arange(count - lanes)
     waits[1, lanes:] = draw.integers(0, np.maximum(np.arange(lanes, count) - 1, 1))
     duration = draw.integers(1, 5, count)
-    assert np.array_equal(sweep(waits, duration, lane), module._depth_first(waits, duration))
+    assert np.array_equal(sweep(waits, duration, lane), depth_first(waits, duration, lane))
     waits[1, lanes + 3] = count - 1
     ends = sweep(waits, duration, lane)
-    assert np.array_equal(ends, module._depth_first(waits, duration))
+    assert np.array_equal(ends, depth_first(waits, duration, lane))
