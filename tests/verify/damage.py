@@ -23,7 +23,7 @@ from pipec.program.costs import Costs
 from pipec.program.effects import Kind
 from pipec.program.graph import Channels, Topology
 from pipec.program.links import Links
-from pipec.program.memory import Memory
+from pipec.program.memory import Limit, Memory
 from pipec.program.program import Instruction, Program
 from pipec.verify.certificate import verify
 from pipec.verify.dataflow import dataflow
@@ -78,7 +78,7 @@ def judged(name: str, ranks: int, microbatches: int, kind: str, seed: int) -> tu
     mutant = DAMAGE[kind](case, draw)
     if mutant is None:
         return "none", case
-    memory = Memory(limit=mutant.limit)
+    memory = Memory(limit=Limit(mutant.limit))
     certificate = verify(mutant.program, Costs(), memory, mutant.channels)
     same = behaves(program, mutant)
     if certificate.ok:
