@@ -16,6 +16,7 @@ from pipec.language import read
 from pipec.library import find, library_name, only_schedule
 from pipec.lower.grouped import grouped
 from pipec.lower.lower import lower
+from pipec.lower.parts import open_chunks
 from pipec.order.arrange import arrange
 from pipec.order.expand import BUDGET
 from pipec.order.schedule import bind
@@ -23,6 +24,7 @@ from pipec.program.costs import Costs
 from pipec.program.graph import Channels
 from pipec.program.listing import is_listing, parse_listing
 from pipec.program.memory import Limit, Memory, with_limit
+from pipec.program.parts import Layout, parse_layout
 from pipec.program.plan import Plan, is_plan, parse_plan
 from pipec.program.program import Program
 from pipec.source import Source
@@ -41,6 +43,8 @@ class Settings:
     budget: int = BUDGET
     grouped: bool = False
     """Whether the two sides of an exchange are issued in one launch."""
+    layers: Layout | None = None
+    """The parts of every chunk, in place of what the text says."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,17 @@ def compile(
     memory: Memory | None = None,
     memory_limit: Fraction | int | str | None = None,
     channels: Channels | None = None,
+    layers: str | None = None,
     **parameters: int | bool,
 ) -> Plan:
     """Compile and verify a library schedule or a `.pipe` file: `compile("dualpipe", P=4, M=8)`.
 
+    layers: the parts of every chunk, such as `"4 x attention dispatch mlp combine"`.
     Raises `PipecError` with the findings if anything is wrong with the text or the program.
     """
     limit = None if memory_limit is None else Limit.of(memory_limit)
-    settings = Settings(costs, with_limit(memory, limit), channels or Channels())
+    opened = None if layers is None else layers_of(layers)
+    settings = Settings(costs, with_limit(memory, limit), channels or Channels(), layers=opened)
     compiled = build(os.fspath(schedule), parameters, settings)
     certificate = certify(compiled, settings)
     if not certificate.ok:
@@ -106,10 +113,22 @@ def build(
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
     memory = _settled(schedule.memory, settings.memory, source)
     schedule = replace(schedule, costs=costs, memory=memory)
-    program = lower(arrange(schedule, settings.budget), costs)
+    order, layouts = arrange(schedule, settings.budget), schedule.layouts
+    if settings.layers:
+        layouts = (settings.layers,) * schedule.placement.flows[0].stages
+    program = lower(open_chunks(order, layouts) if layouts else order, costs)
     name = library_name(target) or schedule.name
     compiled = Compiled(name, schedule.parameters, program, costs, memory)
     return _with(compiled, Settings(grouped=settings.grouped))
+
+
+def layers_of(text: str) -> Layout:
+    """The parts of a chunk: `4 x attention dispatch mlp combine | head`. Raises `PipecError`."""
+    try:
+        return parse_layout(text)
+    except ValueError as error:
+        expected = "layers of parts, such as `4 x attention dispatch mlp combine`"
+        raise PipecError([Finding("parts", f"{error}", None, expected, f"`{text}`")]) from None
 
 
 def takes(target: str) -> tuple[str, ...]:

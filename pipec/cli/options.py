@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipec.compiler import Settings
+from pipec.compiler import Settings, layers_of
 from pipec.order.expand import BUDGET
 from pipec.program.costs import Costs
 from pipec.program.graph import TOPOLOGIES, Channels
@@ -64,6 +64,11 @@ def compiling(command: Command) -> Command:
             "--grouped", is_flag=True, help="Issue the two sides of an exchange in one launch."
         ),
         click.option(
+            "--layers",
+            metavar="LAYERS",
+            help="Parts of every chunk, e.g. '4 x attention dispatch mlp combine'.",
+        ),
+        click.option(
             "--memory",
             multiple=True,
             metavar="K=X,...|FILE",
@@ -95,7 +100,9 @@ def settings(options: dict[str, Any]) -> Settings:
         stated = Costs.of(_assigned(words, "--cost"))
         costs = costs.override(stated) if costs else stated
     channels = Channels(options["channels"], options["credits"])
-    return Settings(costs, _memory(options), channels, options["budget"], options["grouped"])
+    layers = None if options["layers"] is None else layers_of(options["layers"])
+    memory, budget = _memory(options), options["budget"]
+    return Settings(costs, memory, channels, budget, options["grouped"], layers)
 
 
 def _memory(options: dict[str, Any]) -> Memory | None:

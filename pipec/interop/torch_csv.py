@@ -59,6 +59,11 @@ def write_torch_csv(program: Program) -> str:
         message = "torch's runtime holds each stage on one rank and knows one flow"
         hint = "export a schedule with one flow, such as dualpipev instead of dualpipe"
         raise PipecError([Finding("export", message, None, "1 flow", _flows(placement), hint)])
+    if placement.layouts:
+        message, hint = "torch's runtime runs whole stages", "export it without `layers`"
+        raise PipecError(
+            [Finding("export", message, None, "chunks that are not opened", None, hint)]
+        )
     if not placement.flows[0].backward:
         message = "torch's runtime runs no schedule without backward"
         raise PipecError([Finding("export", message, None, "a training schedule")])
@@ -160,6 +165,8 @@ def _table(rows: list[list[Action]], placement: Placement, source: Source) -> Or
         operation.astype(np.int32),
         peer.astype(np.int32),
         tie.astype(bool),
+        np.zeros(len(actions), bool),
+        np.zeros(len(actions), np.int16),
         np.arange(len(actions), dtype=np.int32),
         Origins(source, tuple(action.span for action in actions)),
     )

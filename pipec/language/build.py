@@ -107,6 +107,14 @@ class Builder(Transformer_NonRecursive[Token, Any]):
         name = s.Name(str(children[0]), self._span(children[0]))
         return s.Argument(name, children[1], self._span(meta))
 
+    def layers(self, meta: Meta, children: list[Any]) -> s.Layers:
+        count, *parts = children
+        return s.Layers(count, tuple(self._name(part) for part in parts), self._span(meta))
+
+    def part(self, meta: Meta, children: list[Any]) -> s.PartOf:
+        kind, part = children
+        return s.PartOf(str(kind), self._name(part), self._span(meta))
+
     def cost(self, meta: Meta, children: list[Any]) -> s.Settings:
         return s.Settings("cost", tuple(children), self._span(meta))
 

@@ -19,7 +19,10 @@ from pipec.language.kinds import (
 from pipec.language.policies import check_policy, check_slots
 from pipec.source import Span
 
-COSTS = ("F", "B", "W", "BW", "F & BW", "send", "sum")
+COSTS = ("F", "B", "W", "BW", "F & BW", "send", "sum", "dispatch", "combine")
+WIRES, OUT = ("dispatch", "combine"), "out"
+"""The parts that are all-to-alls, and the one that follows the last of them."""
+
 SIZES = ("parameters", "gradients", "optimizer", "state", "activation", "stash", "message")
 AMOUNTS = (*SIZES, "F", "B", "W", "BW")
 
@@ -56,6 +59,8 @@ def setting_key(setting: s.Setting) -> str:
     """`F`, `F & BW` or `send`: what a setting is about. `F & B` means the same pair as `F & BW`."""
     if isinstance(setting.pattern, s.Name):
         return setting.pattern.name
+    if isinstance(setting.pattern, s.PartOf):
+        return f"{setting.pattern.kind}.{setting.pattern.part.name}"
     operations = setting.pattern.operations
     if any(operation.selectors or operation.microbatch for operation in operations):
         return " & ".join(f"{operation.kind}[...]" for operation in operations)
@@ -132,6 +137,8 @@ def _item(item: s.Item, scope: Scope) -> None:
             scope.expect(item.test, BOOL)
         case s.FlowItem():
             _flow(item, scope)
+        case s.Layers():
+            _layers(item, scope)
         case s.Settings():
             _settings(item, scope)
         case s.Limit():
@@ -189,12 +196,46 @@ def _settings(item: s.Settings, scope: Scope) -> None:
     known = COSTS if item.word == "cost" else AMOUNTS
     for setting in item.settings:
         key, span = setting_key(setting), setting.pattern.span
-        if key not in known:
+        if isinstance(setting.pattern, s.PartOf) and item.word == "cost":
+            _part_is_known(setting.pattern, scope)
+        elif key not in known:
             expected, hint = listed(known), nearest(key, known)
             scope.add("name", f"`{key}` has no {item.word}", span, expected, f"`{key}`", hint)
         with scope.inner(DECIMALS if item.word == "cost" else BYTES):
             scope.assume("stage", INT)
             scope.expect(setting.value, DECIMAL)
+
+
+def _layers(item: s.Layers, scope: Scope) -> None:
+    with scope.inner():
+        scope.assume("stage", INT)
+        scope.expect(item.count, INT)
+    scope.parts |= {part.name for part in item.parts}
+    names = [part.name for part in item.parts]
+    for before, part in zip([None, *names], item.parts, strict=False):
+        if before in WIRES and part.name in WIRES:
+            message = f"compute stands between `{before}` and `{part.name}`"
+            scope.add("parts", message, part.span, "a compute part", f"`{part.name}`")
+        if names.count(part.name) > 1 and part is not item.parts[names.index(part.name)]:
+            message = f"a layer has one `{part.name}`"
+            scope.add("parts", message, part.span, "each part once", f"`{part.name}` again")
+    if names[0] in WIRES:
+        message, expected = "a layer begins with compute", "a compute part first"
+        scope.add("parts", message, item.parts[0].span, expected, f"`{names[0]}`")
+
+
+def _part_is_known(pattern: s.PartOf, scope: Scope) -> None:
+    """A cost is of a part that some layer has; all-to-alls have costs of their own."""
+    name, known = pattern.part.name, sorted({*scope.parts, OUT} - set(WIRES))
+    if name in WIRES:
+        message, expected = f"`{name}` is an all-to-all", f"`cost {name} = ...`"
+        scope.add("name", message, pattern.span, expected, f"`{pattern.kind}.{name}`")
+    elif name not in known:
+        hint = nearest(name, known) or "state `layers` before their costs"
+        expected = listed(known)
+        scope.add(
+            "name", f"no layer has a part `{name}`", pattern.span, expected, f"`{name}`", hint
+        )
 
 
 def _limit(item: s.Limit, scope: Scope) -> None:

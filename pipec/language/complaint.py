@@ -35,6 +35,7 @@ _LINES = (
     "schedule",
     "require",
     "flow",
+    "layers",
     "let",
     "cost",
     "memory",

@@ -21,7 +21,7 @@ _TOKEN = re.compile(
 _KINDS = frozenset(("F", "B", "W", "BW"))
 _WORDS = frozenset("if else and or not in".split())
 _BEFORE_VALUE = frozenset("( [ , = < > <= >= == != + - * / // % ** .. : &".split())
-_TIGHT = frozenset(("/",))
+_TIGHT = frozenset(("/", "."))
 _INLINE = {"repeat": "repeat", "for": "for", "if": "if", "elif": "if", "else": "if"}
 
 
@@ -133,7 +133,7 @@ def _is_unary(tokens: list[str], place: int) -> bool:
 def _is_value_end(earlier: list[str]) -> bool:
     """Whether a value may end here, so that a `-` behind it is a subtraction."""
     last = earlier[-1]
-    keyword = last in {"require", "repeat", "limit", "elif", "every", "at"}
+    keyword = last in {"require", "repeat", "limit", "elif", "every", "at", "layers"}
     return bool(re.match(r"\w|[)\]]", last)) and not keyword
 
 
@@ -158,7 +158,7 @@ def _space(before: str, token: str, unary: bool, inside: bool, operations: bool)
     return " "
 
 
-_HEADERS = frozenset("require repeat for if elif in limit let every at".split())
+_HEADERS = frozenset("require repeat for if elif in limit let every at layers".split())
 
 
 # --- comments and blank lines ---------------------------------------------------------------------

@@ -27,13 +27,14 @@ BYTES: Numbers = "bytes"
 class Scope:
     """The names visible at one point of a schedule; mistakes go to `findings`.
 
-    `elsewhere` holds the names that the schedule binds at any point.
+    `elsewhere` holds the names that the schedule binds at any point, `parts` those of its layers.
     """
 
     def __init__(self, findings: list[Finding], elsewhere: frozenset[str] = frozenset()):
         self._findings = findings
         self._elsewhere = elsewhere
         self._names: dict[str, Kind] = {}
+        self.parts: set[str] = set()
         self._numbers = INTEGERS
         self._unknown: set[str] = set()
 

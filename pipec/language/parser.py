@@ -220,6 +220,7 @@ _PLACES: dict[str, tuple[type, ...]] = {
         s.Let,
         s.Require,
         s.FlowItem,
+        s.Layers,
         s.Settings,
         s.Limit,
         s.OnRank,
@@ -241,7 +242,8 @@ _BODIES: dict[type, str] = {
 _PLACES["anywhere"] = (*_PLACES["schedule"], *_BODY, s.Prefer, s.Slot)
 _DESCRIPTIONS = {
     "file": "a docstring or a `schedule`",
-    "schedule": "`require`, `flow`, `let`, `cost`, `memory`, `limit` or how ranks order their work",
+    "schedule": "`require`, `flow`, `layers`, `let`, `cost`, `memory`, `limit` or how ranks order "
+    "their work",
     "policy": "`prefer`, `limit` or `let`",
     "slots": "an operation `at` a slot, or `let`",
     "body": "operations, `let`, `repeat`, `for` or `if`",

@@ -12,8 +12,8 @@ LATER = frozenset("def layer overlap".split())
 """Words that begin lines of a later version of the language."""
 
 RESERVED = LATER | frozenset(
-    "F B W BW schedule require flow let cost memory limit on greedy prefer every at repeat for in "
-    "if elif else and or not true false min max abs".split()
+    "F B W BW schedule require flow layers let cost memory limit on greedy prefer every at repeat "
+    "for in if elif else and or not true false min max abs".split()
 )
 """Words that no parameter, flow or name may take."""
 
@@ -232,10 +232,28 @@ class FlowItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """`F = 1`, `F & BW = 3`, `send = 0.1`: a cost or an amount of memory."""
+class Layers:
+    """`layers count: attention dispatch mlp combine`: parts of every chunk, in terms of `stage`."""
 
-    pattern: Unit | Name
+    count: Expression
+    parts: tuple[Name, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class PartOf:
+    """`F.attention`: what one kind of operation does in a part."""
+
+    kind: str
+    part: Name
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`F = 1`, `F & BW = 3`, `F.mlp = 1`, `send = 0.1`: a cost or an amount of memory."""
+
+    pattern: Unit | PartOf | Name
     value: Expression
     span: Span = _span()
 
@@ -305,7 +323,7 @@ class Every:
 Block = OnRank | Greedy | Every
 """The three ways to decide an order."""
 
-Item = Docstring | Let | Require | FlowItem | Settings | Limit | Block | Broken
+Item = Docstring | Let | Require | FlowItem | Layers | Settings | Limit | Block | Broken
 
 
 @dataclass(frozen=True, slots=True)

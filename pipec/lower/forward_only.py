@@ -13,16 +13,17 @@ import numpy as np
 
 from pipec.program.effects import COMPUTE, STEP, Kind, Step
 from pipec.program.launches import launch_of
-from pipec.program.placement import Placement
 from pipec.program.program import Program
 
 
 def forward_only(program: Program) -> Program:
-    """Keep every F and every message that carries an activation; launches keep what is left."""
+    """Keep every F, its all-to-alls, and every message that carries an activation; launches keep
+    what is left.
+    """
     forward = np.zeros(len(program), bool)
     compute = COMPUTE[program.kind]
     forward[compute] = STEP[program.kind[compute]] == Step.FORWARD
-    messages = np.flatnonzero((program.kind == Kind.SEND) | (program.kind == Kind.RECV))
+    messages = np.flatnonzero(~compute & (program.kind != Kind.SUM))
     carried = program.placement.split(program.operation[messages]).step
     forward[messages] = carried == Step.FORWARD
     kept = np.flatnonzero(forward)
@@ -31,12 +32,14 @@ def forward_only(program: Program) -> Program:
     launch = launch_of(program)[kept]
     tie = np.append(False, launch[1:] == launch[:-1])[: len(kept)]
     return Program(
-        Placement(program.ranks, flows),
+        replace(program.placement, flows=flows),
         np.concatenate([[0], np.cumsum(counts)]),
         program.kind[kept],
         program.operation[kept],
         program.peer[kept],
         tie,
+        program.nowait[kept],
+        program.part[kept],
         program.origin[kept],
         program.origins,
     )

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.costs import Costs, durations
-from pipec.program.effects import EFFECTS, Kind, Step, Value
+from pipec.program.effects import COMPUTE, EFFECTS, Kind, Step, Value
 from pipec.program.graph import order_graph
 from pipec.program.needs import sources
 from pipec.program.program import Order, Program
@@ -59,8 +59,17 @@ def _moments(order: Order, time: Swept) -> _Moments:
     ends[by_end] = np.arange(len(order))
     begins = np.searchsorted(time.rises[by_end], time.rises - time.spans, side="right")
     stuck = time.rises >= NEVER
+    _issued(order, begins)
     begins[stuck] = ends[stuck] = len(order) + np.arange(len(order))[stuck]
     return _Moments(4 * begins, 4 * ends, stuck)
+
+
+def _issued(order: Order, begins: Array) -> None:
+    """An all-to-all is issued behind the compute before it, though its lane may be busy then."""
+    if not order.placement.layouts:
+        return
+    latest = np.maximum.accumulate(np.where(COMPUTE[order.kind], np.arange(len(order)), 0))
+    begins[:] = begins[latest]
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class _Rows:
     operation: Array
     peer: Array
     tie: Array
+    part: Array
     origin: Array
 
 
@@ -84,6 +94,7 @@ def _compute(order: Order, moments: _Moments) -> _Rows:
         order.operation,
         order.peer,
         order.tie,
+        order.part,
         order.origin,
     )
 
@@ -117,11 +128,11 @@ def _kept_in_order(channel: Array, latest: Array) -> Array:
 def _crossings(order: Order) -> tuple[Array, Array]:
     """Rows that make what travels to another rank, and the rows there that consume it."""
     row_of = np.full(order.placement.size + 1, -1, np.int64)
-    row_of[order.operation] = np.arange(len(order))
-    producer = row_of[sources(order.placement, order.operation)]
-    crosses = (producer >= 0) & (order.rank[producer] != order.rank)
-    consumer = np.flatnonzero(crosses)
-    producer = producer[consumer]
+    row_of[order.operation[order.exits]] = order.exits
+    consumer = order.entries
+    producer = row_of[sources(order.placement, order.operation[consumer])]
+    crosses = (producer >= 0) & (order.rank[producer] != order.rank[consumer])
+    consumer, producer = consumer[crosses], producer[crosses]
     by_producer = np.argsort(producer, kind="stable")
     return producer[by_producer], consumer[by_producer]
 
@@ -157,7 +168,7 @@ def _communication(
     kind: Kind, rank: Array, key: Array, operation: Array, peer: Array, origin: Array
 ) -> _Rows:
     kinds, ties = np.full(len(rank), kind, np.int8), np.zeros(len(rank), bool)
-    return _Rows(rank, key, kinds, operation, peer, ties, origin)
+    return _Rows(rank, key, kinds, operation, peer, ties, np.zeros(len(rank), np.int16), origin)
 
 
 def _joined(parts: list[_Rows]) -> _Rows:
@@ -178,6 +189,8 @@ def _sorted(order: Order, parts: list[_Rows]) -> Program:
         rows.operation[by_place].astype(np.int32),
         rows.peer[by_place].astype(np.int32),
         rows.tie[by_place],
+        np.zeros(len(by_place), bool),
+        rows.part[by_place],
         rows.origin[by_place],
         order.origins,
     )

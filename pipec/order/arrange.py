@@ -88,6 +88,8 @@ def _order(rows: Array, start: Array, schedule: Schedule, origins: Origins) -> O
         operation.astype(np.int32),
         np.full(len(steps), -1, np.int32),
         rows[TIE].astype(bool),
+        np.zeros(len(steps), bool),
+        np.zeros(len(steps), np.int16),
         rows[ORIGIN].copy(),
         origins,
     )

@@ -14,6 +14,7 @@ from pipec.language.evaluate import FlowValue, Lanes, Value, evaluate, failing, 
 from pipec.order.memory import in_bytes, memory_of
 from pipec.program.costs import PAIR, Costs, PerStage
 from pipec.program.memory import Limit, Memory
+from pipec.program.parts import MOST_PARTS, Layout, layout
 from pipec.program.placement import Flow, Placement
 from pipec.source import Source, Span
 
@@ -38,6 +39,7 @@ class Schedule:
     names: Mapping[str, Value] = field(repr=False)
     source: Source = field(repr=False)
     flow_spans: tuple[Span, ...] = field(repr=False)
+    layouts: tuple[Layout, ...] = ()
 
 
 def bind(item: s.ScheduleItem, given: Mapping[str, int | bool], source: Source) -> Schedule:
@@ -135,6 +137,7 @@ class _Binder:
         self._spans: list[Span] = []
         self._settings: dict[str, dict[str, PerStage]] = {"cost": {}, "memory": {}}
         self._pending: list[s.Settings] = []
+        self._layers: list[s.Layers] = []
         self._limit: Limit | None = None
         self._findings = findings
 
@@ -146,6 +149,8 @@ class _Binder:
                 self._require(item)
             case s.FlowItem():
                 self._flow(item)
+            case s.Layers():
+                self._layers.append(item)
             case s.Settings():
                 self._pending.append(item)
             case s.Limit():
@@ -247,6 +252,7 @@ class _Binder:
         try:
             for settings in self._pending:
                 self._set(settings, self._flows[0].stages)
+            layouts = self._layouts(self._flows[0].stages)
         except Stop as stop:
             raise PipecError([stop.finding], source) from None
         stated = [settings for settings in self._pending if settings.word == "memory"]
@@ -264,7 +270,42 @@ class _Binder:
             self._names,
             source,
             tuple(self._spans),
+            layouts,
         )
+
+    def _layouts(self, stages: int) -> tuple[Layout, ...]:
+        """The parts of every stage; none where the text has no `layers`."""
+        chunks: list[list[tuple[str, ...]]] = [[] for _ in range(stages)]
+        for item in self._layers:
+            lanes = Lanes(dict(self._names), stages).bind("stage", np.arange(stages), counter=True)
+            counts = spread(evaluate(item.count, lanes), stages)
+            least, most = int(counts.min()), int(counts.max())
+            if least < 0 or most > MOST_PARTS:
+                message, expected = "a chunk cannot have so many layers", f"from 0 to {MOST_PARTS}"
+                found = str(least if least < 0 else most)
+                raise Stop(Finding("value", message, item.count.span, expected, found))
+            for chunk, number in zip(chunks, counts.tolist(), strict=True):
+                chunk += [tuple(part.name for part in item.parts)] * number
+        known: dict[tuple[tuple[str, ...], ...], Layout] = {}
+        return tuple(
+            self._layout(stage, tuple(chunk), known)
+            for stage, chunk in enumerate(chunks)
+            if self._layers
+        )
+
+    def _layout(
+        self,
+        stage: int,
+        chunk: tuple[tuple[str, ...], ...],
+        known: dict[tuple[tuple[str, ...], ...], Layout],
+    ) -> Layout:
+        if chunk not in known:
+            try:
+                known[chunk] = layout(chunk)
+            except ValueError as error:
+                message, span = f"the layers of stage {stage}: {error}", self._layers[-1].span
+                raise Stop(Finding("parts", message, span, "layers of parts")) from None
+        return known[chunk]
 
     def _set(self, item: s.Settings, stages: int) -> None:
         for setting in item.settings:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding, PipecError, listed, nearest
-from pipec.program.effects import EFFECTS, Kind
+from pipec.program.effects import COMPUTE, EFFECTS, EXPERTS, Kind
+from pipec.program.parts import OUT, Layout, Part
 from pipec.program.program import Table
 
 Array = NDArray[Any]
@@ -23,6 +24,8 @@ PerStage = Fraction | tuple[Fraction, ...]
 
 PAIR = "F&B"
 SERIAL = "serial"
+PART_KEY = re.compile(r"(F|B|W|BW)\.[A-Za-z_]\w*")
+"""The cost of one part of an opened chunk: `F.attention`."""
 KEYS = (*dict.fromkeys(effect.cost for effect in EFFECTS.values()), PAIR)
 FINEST = 10**6
 """Where no common tick is as coarse, times are rounded to this share of the largest one."""
@@ -72,20 +75,36 @@ class Costs:
             return self.time("B", stage) + self.time("W", stage) if key == "BW" else _DEFAULT[key]
         return stated[min(stage, len(stated) - 1)] if isinstance(stated, tuple) else stated
 
+    def part(self, key: str, part: Part, stage: int, parts: Layout) -> Fraction:
+        """The time of one compute part: as stated, or an equal share of the chunk's time.
+
+        The part `out` has no share. Unless stated, a part's BW costs its B and its W.
+        """
+        stated = self.times.get(f"{key}.{part.name}")
+        if stated is not None:
+            return stated[min(stage, len(stated) - 1)] if isinstance(stated, tuple) else stated
+        if key == "BW" and "BW" not in self.times:
+            return sum((self.part(one, part, stage, parts) for one in ("B", "W")), Fraction(0))
+        sharing = sum(one.wire is None and one.name != OUT for one in parts)
+        return Fraction(0) if part.name == OUT else self.time(key, stage) / max(sharing, 1)
+
     def __str__(self) -> str:
         parts = [
             f"{key}={_text(self.times.get(key, _DEFAULT.get(key)))}" for key in ("F", "B", "W")
         ]
-        parts += [
-            f"{key}={_text(self.times[key])}" for key in ("BW", PAIR, "sum") if key in self.times
-        ]
+        parts += [f"{key}={_text(self.times[key])}" for key in self._beside() if key in self.times]
         parts += [f"{PAIR}={SERIAL}"] if self.serial else []
+        parts += [f"{key}={_text(self.times[key])}" for key in self.times if "." in key]
         return ", ".join([*parts, f"send={_text(self.times.get('send', Fraction(0)))}"])
+
+    @staticmethod
+    def _beside() -> tuple[str, ...]:
+        return ("BW", PAIR, "sum", "dispatch", "combine")
 
 
 def _key(key: str) -> str:
     plain = PAIR if key.replace(" ", "") in (PAIR, "F&BW") else key
-    if plain not in KEYS:
+    if plain not in KEYS and not PART_KEY.fullmatch(plain):
         finding = Finding("usage", f"there is no cost `{key}`", None, listed(KEYS), f"`{key}`")
         raise PipecError([replace(finding, hint=nearest(key, KEYS))])
     return plain
@@ -132,24 +151,48 @@ class Durations:
 def durations(table: Table, costs: Costs, serial: bool | None = None) -> Durations:
     """The time of every row of a table. `serial` overrides how pairs run."""
     serial = costs.serial if serial is None else serial
-    by_kind, scale = per_stage(costs, int(table.placement.stages.max()))
+    layouts = table.placement.layouts
+    by_kind, scale = per_stage(costs, int(table.placement.stages.max()), layouts)
     stage = np.zeros(len(table), np.int64)
     compute = table.compute
     stage[compute] = table.placement.split(table.operation[compute]).stage
     ticks = by_kind[table.kind, stage]
-    if not serial:
+    if table.placement.layouts:
+        _open(table, costs, scale, ticks)
+    elif not serial:
         _pair_up(table, costs, stage, scale, ticks)
     return Durations(ticks, scale, serial)
 
 
-def per_stage(costs: Costs, stages: int) -> tuple[Array, int]:
+def per_stage(
+    costs: Costs, stages: int, layouts: tuple[Layout, ...] = ()
+) -> tuple[Array, int]:
     """`[kind, stage]`: the ticks of one instruction, and how many ticks a unit has."""
-    scale = _scale(costs)
+    scale = _scale(costs, layouts)
     by_kind = np.zeros((len(Kind), stages), np.int64)
     for kind, effect in EFFECTS.items():
         times = [costs.time(effect.cost, stage) for stage in range(stages)]
         by_kind[kind] = whole("costs", times, scale)
     return by_kind, scale
+
+
+def _open(table: Table, costs: Costs, scale: int, ticks: Array) -> None:
+    """The times of parts and of all-to-alls."""
+    placement = table.placement
+    rows = np.flatnonzero(COMPUTE[table.kind] | EXPERTS[table.kind])
+    stage = placement.split(table.operation[rows]).stage
+    times = np.zeros((len(Kind), len(placement.layouts), placement.widest), np.int64)
+    for number, parts in enumerate(placement.layouts):
+        for place, part in enumerate(parts):
+            for kind in Kind:
+                key = EFFECTS[kind].cost
+                if COMPUTE[kind]:
+                    exact = costs.part(key, part, number, parts)
+                    times[kind, number, place] = whole("costs", [exact], scale)[0]
+                elif EXPERTS[kind]:
+                    exact = costs.time(key, number)
+                    times[kind, number, place] = whole("costs", [exact], scale)[0]
+    ticks[rows] = times[table.kind[rows], stage, table.part[rows]]
 
 
 MOST_TICKS = 2**61
@@ -181,7 +224,7 @@ def _pair_up(table: Table, costs: Costs, stage: Array, scale: int, ticks: Array)
         ticks[first] = pair[stage[forward]]
 
 
-def _scale(costs: Costs) -> int:
+def _scale(costs: Costs, layouts: tuple[Layout, ...] = ()) -> int:
     """The smallest number of ticks in a unit with which every stated time is whole.
 
     Times that have no common tick, or too fine a one (measured ones), are rounded to six digits of
@@ -192,6 +235,8 @@ def _scale(costs: Costs) -> int:
         for times in costs.times.values()
         for time in (times if isinstance(times, tuple) else (times,))
     ]
+    shares = {len(parts) for parts in layouts}
+    stated += [time / share for time in stated for share in shares]
     exact = lcm(1, *(time.denominator for time in stated))
     implied = [time for key, time in _DEFAULT.items() if key not in costs.times]
     largest = max(time for time in [*stated, *implied, _LEAST] if time)

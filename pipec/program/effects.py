@@ -20,6 +20,8 @@ class Kind(IntEnum):
     SEND = 4
     RECV = 5
     SUM = 6
+    DISPATCH = 7
+    COMBINE = 8
 
 
 class Step(IntEnum):
@@ -38,6 +40,7 @@ class Lane(Enum):
     COMPUTE = "compute"
     WIRE = "point-to-point"
     REDUCE = "gradient sum"
+    EXPERTS = "all-to-all"
 
 
 class Value(Enum):
@@ -113,6 +116,8 @@ EFFECTS: dict[Kind, Effect] = {
         Effect(Kind.SEND, None, Lane.WIRE, cost="send"),
         Effect(Kind.RECV, None, Lane.WIRE, cost="send"),
         Effect(Kind.SUM, None, Lane.REDUCE, cost="sum"),
+        Effect(Kind.DISPATCH, None, Lane.EXPERTS, cost="dispatch"),
+        Effect(Kind.COMBINE, None, Lane.EXPERTS, cost="combine"),
     )
 }
 
@@ -152,3 +157,6 @@ STEP = np.array(
 
 COMPUTE = np.array([EFFECTS[kind].lane is Lane.COMPUTE for kind in Kind])
 """Whether each kind takes the compute lane, as an array."""
+
+EXPERTS = np.array([EFFECTS[kind].lane is Lane.EXPERTS for kind in Kind])
+"""Whether each kind takes the all-to-all lane, as an array."""

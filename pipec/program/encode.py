@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.costs import KEYS as COST_KEYS
-from pipec.program.costs import Costs, PerStage
-from pipec.program.effects import COMPUTE, STEP, Kind
+from pipec.program.costs import PART_KEY, Costs, PerStage
+from pipec.program.effects import COMPUTE, EXPERTS, STEP, Kind, Step
 from pipec.program.launches import glued
 from pipec.program.memory import Limit, Memory
+from pipec.program.parts import Layout, layout_text, parse_layout
 from pipec.program.placement import MOST_RANKS, Flow, Placement
 from pipec.program.program import Origins, Program
 from pipec.program.shape import Misshapen, member, of_type, whole
@@ -21,7 +22,7 @@ from pipec.source import Source, Span
 
 Array = NDArray[Any]
 LARGEST = 2**31 - 1
-COLUMNS = ("kind", "operation", "peer", "tie", "origin")
+COLUMNS = ("kind", "operation", "peer", "tie", "nowait", "part", "origin")
 
 
 def encode_schedule(
@@ -66,6 +67,8 @@ def encode_program(program: Program) -> dict[str, Any]:
         program.operation,
         program.peer,
         program.tie.astype(int),
+        program.nowait.astype(int),
+        program.part,
         program.origin,
     )
     streams = [
@@ -77,7 +80,14 @@ def encode_program(program: Program) -> dict[str, Any]:
     ]
     spans = [[span.start, span.end] for span in program.origins.spans]
     kinds = list(Kind.__members__)
-    return {"flows": flows, "kinds": kinds, "streams": streams, "spans": spans}
+    layouts = [layout_text(parts) for parts in program.placement.layouts]
+    return {
+        "flows": flows,
+        "layouts": layouts,
+        "kinds": kinds,
+        "streams": streams,
+        "spans": spans,
+    }
 
 
 def decode_program(section: Any, source: Source | None) -> Program:
@@ -90,13 +100,14 @@ def decode_program(section: Any, source: Source | None) -> Program:
         raise Misshapen(
             "`program.kinds` are not the instructions of this version", ", ".join(kinds)
         )
-    placement = Placement(len(streams), _flows(section, len(streams)))
+    flows = _flows(section, len(streams))
+    placement = Placement(len(streams), flows, _layouts(section, flows[0].stages))
     spans = tuple(_span(pair) for pair in member(section, "spans", list, "program"))
     columns = [_stream(stream, rank) for rank, stream in enumerate(streams)]
     lengths = [len(stream[0]) for stream in columns]
     if not placement.fits(sum(lengths)):
         raise Misshapen("the flows are too large for these streams", None, str(placement.size))
-    kind, operation, peer, tie, origin = (
+    kind, operation, peer, tie, nowait, part, origin = (
         np.concatenate(part) for part in zip(*columns, strict=True)
     )
     program = Program(
@@ -106,10 +117,12 @@ def decode_program(section: Any, source: Source | None) -> Program:
         operation.astype(np.int32),
         peer.astype(np.int32),
         tie.astype(bool),
+        nowait.astype(bool),
+        part.astype(np.int16),
         origin.astype(np.int32),
         Origins(source, spans),
     )
-    _check(program, tie)
+    _check(program, tie, nowait, part)
     return program
 
 
@@ -125,6 +138,16 @@ def _flows(section: Any, ranks: int) -> tuple[Flow, ...]:
     if not flows or not flows[0].stages or len({flow.stages for flow in flows}) > 1:
         raise Misshapen("`program.flows` do not travel one model", "flows of equally many stages")
     return tuple(flows)
+
+
+def _layouts(section: Any, stages: int) -> tuple[Layout, ...]:
+    texts = member(section, "layouts", list, "program")
+    if texts and len(texts) != stages:
+        raise Misshapen("`program.layouts` has the wrong length", f"{stages}", str(len(texts)))
+    try:
+        return tuple(parse_layout(of_type(text, str, "program.layouts")) for text in texts)
+    except ValueError as error:
+        raise Misshapen(f"`program.layouts`: {error}") from None
 
 
 def _span(pair: Any) -> Span:
@@ -151,11 +174,12 @@ def _stream(stream: Any, rank: int) -> list[Array]:
     return columns
 
 
-def _check(program: Program, tie: Array) -> None:
+def _check(program: Program, tie: Array, nowait: Array, part: Array) -> None:
     """Every column in range, and ties only where an OVERLAP can be."""
-    kind, wired = program.kind, program.kind >= Kind.SEND
-    stages, size = program.placement.flows[0].stages, program.placement.size
+    kind = program.kind
     _within(program, "kind", kind, 0, len(Kind) - 1)
+    computes, wired = COMPUTE[kind], ~COMPUTE[kind] & ~EXPERTS[kind]
+    stages, size = program.placement.flows[0].stages, program.placement.size
     most = np.where(kind == Kind.SUM, stages, size) - 1
     _within(program, "operation", program.operation, 0, most)
     _within(
@@ -165,7 +189,9 @@ def _check(program: Program, tie: Array) -> None:
         np.where(wired, 0, -1),
         np.where(wired, program.ranks - 1, -1),
     )
-    _within(program, "tie", tie, 0, np.where(kind == Kind.SUM, 0, 1))
+    _within(program, "tie", tie, 0, np.where((kind == Kind.SUM) | EXPERTS[kind], 0, 1))
+    _within(program, "nowait", nowait, 0, np.where(computes, 1, 0))
+    _check_parts(program, part)
     _within(program, "origin", program.origin, -1, len(program.origins.spans) - 1)
     compute = program.compute
     wrong = program.placement.split(program.operation[compute]).step != STEP[kind[compute]]
@@ -176,6 +202,21 @@ def _check(program: Program, tie: Array) -> None:
     _first(program, second[alone | program.tie[first]], "a tie to nothing")
     _first(program, np.flatnonzero(program.tie & wired & ~glued(program)), "a tie to nothing")
     assert COMPUTE[kind[compute]].all()
+
+
+def _check_parts(program: Program, part: Array) -> None:
+    """Compute runs compute parts of its stage, and an all-to-all runs one of its kind."""
+    rows = np.flatnonzero(COMPUTE[program.kind] | EXPERTS[program.kind])
+    stage = program.placement.split(program.operation[rows]).stage
+    most = np.zeros(len(program), np.int64)
+    most[rows] = program.placement.lengths[stage] - 1
+    _within(program, "part", part, 0, most)
+    wire = program.placement.wires[stage, part[rows]]
+    experts = EXPERTS[program.kind[rows]]
+    right = wire == np.where(experts, program.kind[rows], -1)
+    step = program.placement.split(program.operation[rows]).step
+    right &= ~experts | (step != Step.WEIGHTS)
+    _first(program, rows[~right], "a part of another kind")
 
 
 def _within(program: Program, name: str, column: Array, least: Any, most: Any) -> None:
@@ -243,7 +284,8 @@ def _decode_amounts(
 ) -> dict[str, PerStage]:
     amounts: dict[str, PerStage] = {}
     for key, amount in section.items():
-        if key not in known or amount == []:
+        unknown = key not in known and not (known is COST_KEYS and PART_KEY.fullmatch(key))
+        if unknown or amount == []:
             raise Misshapen(f"`{where}` has an unknown `{key}`", ", ".join(known))
         several = isinstance(amount, list)
         parts = tuple(

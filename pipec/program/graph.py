@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.effects import COMPUTE, STEP, TRAVELS, Kind
+from pipec.program.effects import COMPUTE, EXPERTS, Kind
 from pipec.program.events import Graph
+from pipec.program.lanes import brought
 from pipec.program.launches import launched
 from pipec.program.links import Ends, Links
 from pipec.program.needs import sources
@@ -36,12 +37,16 @@ def order_graph(order: Order) -> Graph:
     """The graph of compute alone: each operation waits for its producers, wherever they are."""
     count = len(order)
     made_by = np.full(order.placement.size + 1, -1, np.int64)
-    made_by[order.operation] = np.arange(count)
+    made_by[order.operation[order.exits]] = order.exits
     everything = np.arange(count)
-    waits = _compute_waits(
-        order, made_by[sources(order.placement, order.operation)], everything, count
-    )
-    return Graph(order, everything, everything, waits, order.rank)
+    arrival = brought(order) if order.placement.layouts else np.full(count, -1, np.int64)
+    entries = order.entries
+    producer = made_by[sources(order.placement, order.operation[entries])]
+    arrival[entries] = producer
+    waits = _compute_waits(order, arrival, everything, count)
+    _experts(order, everything, _unit_before(order), waits)
+    lane = np.where(EXPERTS[order.kind], order.ranks, 0) + order.rank
+    return Graph(order, everything, everything, waits, lane)
 
 
 def event_graph(
@@ -56,13 +61,16 @@ def event_graph(
     ends = links.by_operation if tagged else links.messages
     event, row = _events(program, ends, links.sums, channels.credits)
     count = len(row)
-    waits = _compute_waits(program, _arrival(program), event, count)
+    arrival = brought(program)
+    arrival[program.nowait] = -1
+    waits = _compute_waits(program, arrival, event, count)
     if not whole_pairs:
         waits[2, event[program.pairs[0]]] = count
     unit = _unit_before(program)
     queue = _queue_before(program, channels.topology)
     _messages(ends, channels, event, unit, queue, waits)
     _sums(program, links.sums, event, unit, waits)
+    _experts(program, event, unit, waits)
     lane = np.arange(count) if tagged else _lanes(program)[row]
     graph = Graph(program, event, row, waits, lane)
     if tagged or not program.grouped:
@@ -93,17 +101,6 @@ def _unit_before(table: Table) -> Array:
     latest = np.maximum.accumulate(np.where(COMPUTE[table.kind], np.arange(len(table)), -1))
     before = np.concatenate([[-1], latest[:-1]]) if len(table) else latest
     return np.where(before >= table.start[table.rank], before, -1)
-
-
-def _arrival(program: Program) -> Array:
-    """For each compute row the RECV of what travels to it, or -1."""
-    recv = np.full(program.placement.size, -1, np.int64)
-    rows = np.flatnonzero(program.kind == Kind.RECV)
-    recv[program.operation[rows]] = rows
-    arrival = np.full(len(program), -1, np.int64)
-    consumers = program.compute[np.isin(STEP[program.kind[program.compute]], list(TRAVELS))]
-    arrival[consumers] = recv[program.operation[consumers]]
-    return arrival
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -158,6 +155,17 @@ def _sums(program: Program, sums: Ends, event: Array, unit: Array, waits: Array)
         waits[place + 1, event[side]] = to_event[before[side]]
 
 
+def _experts(table: Table, event: Array, unit: Array, waits: Array) -> None:
+    """An all-to-all is posted behind the compute before it; those of a rank go one by one."""
+    rows = np.flatnonzero(EXPERTS[table.kind])
+    if not len(rows):
+        return
+    to_event = np.append(event, waits.shape[1])
+    same = table.rank[rows[1:]] == table.rank[rows[:-1]]
+    waits[0, event[rows]] = to_event[unit[rows]]
+    waits[1, event[rows[1:][same]]] = event[rows[:-1][same]]
+
+
 def _queue_before(program: Program, topology: Topology) -> Array:
     """For each SEND or RECV the row before it in its queue, or -1."""
     before = np.full(len(program), -1, np.int64)
@@ -177,9 +185,10 @@ def _queue_before(program: Program, topology: Topology) -> Array:
 
 
 def _lanes(program: Program) -> Array:
-    """A number per rank's compute, per directed pair's SENDs and RECVs, and per rank's SUMs."""
+    """A number per rank's compute, SUMs and all-to-alls, and per directed pair's messages."""
     lane = np.full(len(program), 0, np.int64)
-    wired = program.kind >= Kind.SEND
+    lane[EXPERTS[program.kind]] = 1 + 3 * program.ranks
+    wired = ~COMPUTE[program.kind] & ~EXPERTS[program.kind]
     kind = program.kind[wired].astype(np.int64)
     lane[wired] = 1 + (kind - int(Kind.SEND)) * program.ranks + program.peer[wired]
     return lane * program.ranks + program.rank

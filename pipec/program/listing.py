@@ -8,10 +8,13 @@
         SEND  F main 1 0 -> 1
         ...
 
-Compute is `KIND flow stage microbatch`; `&` before it ties it to the compute before (an OVERLAP). A
-SEND or RECV names the operation that consumes its payload and the rank at the other end; `&` before
-it says that it is issued in one launch with the SEND or RECV right before. A SUM names its stage
-and the other holder. `#` begins a comment.
+Compute is `KIND flow stage microbatch`; `&` before it ties it to the compute before (an OVERLAP),
+and `nowait` behind it says that it does not wait for what other lanes bring to it. A SEND or RECV
+names the operation that consumes its payload and the rank at the other end; `&` before it says that
+it is issued in one launch with the SEND or RECV right before. A SUM names its stage and the other
+holder. Where chunks are opened, `chunk` lines state the parts of stages, compute names its part
+(`F main 0 0 mlp.3`), and so does an all-to-all (`DISPATCH B main 0 0 dispatch.3`). `#` begins a
+comment.
 """
 
 import re
@@ -21,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding, PipecError, listed, nearest
-from pipec.program.effects import COMPUTE, STEP, TRAVELS, Kind, Step
+from pipec.program.effects import COMPUTE, EFFECTS, STEP, TRAVELS, Kind, Lane, Step
+from pipec.program.parts import Layout, layout_text, parse_layout
 from pipec.program.placement import MOST_RANKS, Flow, Placement
 from pipec.program.program import Instruction, Origins, Program, Table
 from pipec.source import Source, Span
@@ -36,6 +40,7 @@ MOST_FINDINGS = 50
 def listing(table: Table, origins: bool = False) -> str:
     """A program (or an order) as text; with `origins`, each line says which text made it."""
     lines = [f"ranks {table.ranks}", *(_flow_line(flow) for flow in table.placement.flows)]
+    lines += _chunk_lines(table.placement)
     source = table.origins.source
     for rank in range(table.ranks):
         lines += ["", f"rank {rank}:"]
@@ -57,15 +62,27 @@ def _flow_line(flow: Flow) -> str:
     return f"flow {flow.name} microbatches {flow.microbatches} ranks {ranks}{backward}"
 
 
+def _chunk_lines(placement: Placement) -> list[str]:
+    """The parts of stages, alike ones together."""
+    alike: dict[str, list[str]] = {}
+    for stage, parts in enumerate(placement.layouts):
+        alike.setdefault(layout_text(parts), []).append(str(stage))
+    return [f"chunk {' '.join(stages)}: {text}" for text, stages in alike.items()]
+
+
 def _aligned(instruction: Instruction) -> str:
-    kind, flow, stage, microbatch, peer, tied, step = instruction
+    kind, flow, stage, microbatch, peer, tied, step, part, nowait = instruction
     if kind is Kind.SUM:
         return f"SUM   {stage} <-> {peer}"
     what = f"{flow} {stage} {microbatch}"
+    carried = _CARRIED.get(step, "?") if step is not None else "?"
+    if EFFECTS[kind].lane is Lane.EXPERTS:
+        return f"{kind.name}  {carried} {what} {part}"
     if kind in _ARROWS:
-        carried = _CARRIED.get(step, "?") if step is not None else "?"
         line = f"{kind.name}  {carried} {what} {_ARROWS[kind]} {peer}"
         return f"& {line}" if tied else line
+    what += f" {part}" if part else ""
+    what += " nowait" if nowait else ""
     return f"{'& ' if tied else ''}{kind.name:<{3 if tied else 5}} {what}"
 
 
@@ -73,6 +90,11 @@ def _aligned(instruction: Instruction) -> str:
 
 _COMPUTE = re.compile(
     r"(?P<tie>&\s*)?(?P<kind>F|BW|B|W)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
+    r"(?:\s+(?P<part>\w+\.\d+))?(?P<nowait>\s+nowait)?"
+)
+_EXPERTS = re.compile(
+    r"(?P<kind>DISPATCH|COMBINE)\s+(?P<step>F|B)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
+    r"\s+(?P<part>\w+\.\d+)"
 )
 _MESSAGE = re.compile(
     r"(?P<tie>&\s*)?(?P<kind>SEND|RECV)\s+(?P<step>F|B)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
@@ -83,9 +105,13 @@ _FLOW = re.compile(
     r"flow\s+(?P<name>\w+)\s+microbatches\s+(?P<microbatches>\d+)\s+ranks(?P<ranks>(?:\s+\d+)+)"
     r"(?P<forward>\s+backward\s+false)?"
 )
+_CHUNK = re.compile(r"chunk(?P<stages>(?:\s+\d{1,9})+)\s*:\s*(?P<layers>.*)")
 _FORMS = (
     "`F flow stage microbatch` (or B, W, BW), `SEND F flow stage microbatch -> rank`, "
     "`RECV F flow stage microbatch <- rank` or `SUM stage <-> rank`"
+)
+_PART_FORMS = (
+    "`F flow stage microbatch part.layer` or `DISPATCH F flow stage microbatch part.layer`"
 )
 
 
@@ -113,7 +139,8 @@ class _Reader:
         self._placement: Placement | None = None
         self._rank: int | None = None
         self._seen: set[int] = set()
-        self._rows: list[tuple[int, int, int, int, bool, int]] = []
+        self._layouts: dict[int, Layout] = {}
+        self._rows: list[tuple[int, int, int, int, bool, bool, int, int]] = []
         self._spans: list[Span] = []
         self._offset = 0
 
@@ -129,6 +156,8 @@ class _Reader:
             self._read_ranks(code, span)
         elif code.startswith("flow ") and self._placement is None:
             self._read_flow(code, span)
+        elif code.startswith("chunk ") and self._placement is None:
+            self._read_chunk(code, span)
         elif head := re.fullmatch(r"rank\s+(\d+)\s*:", code):
             self._read_rank(int(head[1]), span)
         elif self._rank is None:
@@ -176,8 +205,23 @@ class _Reader:
         backward = match["forward"] is None
         self._flows.append(Flow(match["name"], int(match["microbatches"]), ranks, backward))
 
+    def _read_chunk(self, code: str, span: Span) -> None:
+        match, stages = _CHUNK.fullmatch(code), self._flows[0].stages if self._flows else 0
+        named = [int(stage) for stage in match["stages"].split()] if match else []
+        if not match or max(named) >= stages or any(stage in self._layouts for stage in named):
+            expected = "`chunk 0 1: 4 x attention dispatch mlp combine`, each stage once"
+            self._reject("this chunk cannot be read", span, expected, f"`{code}`")
+            return
+        try:
+            parts = parse_layout(match["layers"])
+        except ValueError as error:
+            self._reject(f"this chunk is impossible: {error}", span, "layers of parts")
+            return
+        self._layouts |= dict.fromkeys(named, parts)
+
     def _read_rank(self, rank: int, span: Span) -> None:
-        self._placement = Placement(self._ranks or 1, tuple(self._flows))
+        if self._placement is None:
+            self._place(span)
         if rank >= (self._ranks or 1) or rank in self._seen:
             expected = f"each rank from 0 to {(self._ranks or 1) - 1} once"
             self._reject("this rank cannot stand here", span, expected, f"rank {rank}")
@@ -186,17 +230,30 @@ class _Reader:
         self._rank = rank
         self._seen.add(rank)
 
+    def _place(self, span: Span) -> None:
+        """What stood before the first rank."""
+        stages = self._flows[0].stages if self._flows else 0
+        missing = [stage for stage in range(stages) if stage not in self._layouts]
+        layouts = () if missing else tuple(self._layouts[stage] for stage in range(stages))
+        if missing and self._layouts:
+            message = f"the parts of stage {missing[0]} are not stated"
+            self._reject(message, span, "a `chunk` line for every stage, or none")
+        self._placement = Placement(self._ranks or 1, tuple(self._flows), layouts)
+
     def _read_instruction(self, code: str, span: Span) -> None:
-        match = _COMPUTE.fullmatch(code) or _MESSAGE.fullmatch(code) or _SUM.fullmatch(code)
+        forms = (_COMPUTE, _MESSAGE, _SUM, _EXPERTS)
+        match = next((match for form in forms if (match := form.fullmatch(code))), None)
         if not match:
             word = code.lstrip("& ").split()[0]
             hint = nearest(word, Kind.__members__) if word not in Kind.__members__ else None
-            self._reject("this instruction cannot be read", span, _FORMS, f"`{code}`", hint)
+            expected = f"{_FORMS}, {_PART_FORMS}" if self._layouts else _FORMS
+            self._reject("this instruction cannot be read", span, expected, f"`{code}`", hint)
             return
         parts = match.groupdict()
         kind = Kind[parts["kind"]]
         operation = self._operation(kind, parts, span)
         peer = int(parts.get("peer") or -1) if parts.get("peer") else -1
+        part = self._part(kind, parts, span)
         if peer >= (self._ranks or 1) or (kind in _ARROWS and peer == self._rank):
             expected = f"another rank, from 0 to {(self._ranks or 1) - 1}"
             self._reject("no such peer", span, expected, f"rank {peer}")
@@ -212,7 +269,23 @@ class _Reader:
             )
             self._reject("`&` ties this to nothing", span, expected)
         self._spans.append(span)
-        self._rows.append((self._rank or 0, kind, operation, peer, tied, len(self._spans) - 1))
+        nowait, origin = bool(parts.get("nowait")), len(self._spans) - 1
+        self._rows.append((self._rank or 0, kind, operation, peer, tied, nowait, part, origin))
+
+    def _part(self, kind: Kind, parts: dict[str, str], span: Span) -> int:
+        """The number of the part that a row names in its stage; 0 where chunks are not opened."""
+        known = self._layouts.get(int(parts["stage"]), ())
+        named = parts.get("part")
+        if kind in _ARROWS or (not known and not named):
+            return 0
+        wire = kind if EFFECTS[kind].lane is Lane.EXPERTS else None
+        names = [str(part) for part in known if part.wire is wire]
+        if named not in names:
+            expected = listed(names[:6]) if names else "a `chunk` line that states the parts"
+            found = f"`{named}`" if named else "none"
+            self._reject("no such part", span, expected, found, nearest(named or "", names))
+            return 0
+        return [str(part) for part in known].index(named)
 
     def _operation(self, kind: Kind, parts: dict[str, str], span: Span) -> int:
         stage = int(parts["stage"])
@@ -245,7 +318,7 @@ class _Reader:
         if not COMPUTE[kind]:
             last = self._rows[-1:]
             return any(r == self._rank and k in (Kind.SEND, Kind.RECV) for r, k, *_ in last)
-        for rank, before, _, _, tied, _ in reversed(self._rows):
+        for rank, before, _, _, tied, *_ in reversed(self._rows):
             if rank != self._rank:
                 return False
             if COMPUTE[before]:
@@ -267,8 +340,10 @@ class _Reader:
             self._reject(message, end, "the microbatches that are there", found)
         if self._findings or self._placement is None:
             raise PipecError(self._findings[:MOST_FINDINGS], self._source)
-        table = np.array(self._rows, np.int64).reshape(-1, 6)
-        rank, kind, operation, peer, tie, origin = table[np.argsort(table[:, 0], kind="stable")].T
+        table = np.array(self._rows, np.int64).reshape(-1, 8)
+        rank, kind, operation, peer, tie, nowait, part, origin = table[
+            np.argsort(table[:, 0], kind="stable")
+        ].T
         return Program(
             self._placement,
             np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=ranks))]),
@@ -276,6 +351,8 @@ class _Reader:
             operation.astype(np.int32),
             peer.astype(np.int32),
             tie.astype(bool),
+            nowait.astype(bool),
+            part.astype(np.int16),
             origin.astype(np.int32),
             Origins(self._source, tuple(self._spans)),
         )

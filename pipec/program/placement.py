@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.effects import Step
+from pipec.program.parts import Layout
 
 Array = NDArray[Any]
 
@@ -47,10 +48,11 @@ _SPARSE = 10**7
 
 @dataclass(frozen=True)
 class Placement:
-    """The flows of a program on its ranks."""
+    """The flows of a program on its ranks, and the parts of each stage where chunks are opened."""
 
     ranks: int
     flows: tuple[Flow, ...]
+    layouts: tuple[Layout, ...] = ()
 
     @cached_property
     def base(self) -> Array:
@@ -62,6 +64,29 @@ class Placement:
     def size(self) -> int:
         """How many operation ids there are."""
         return int(self.base[-1])
+
+    @cached_property
+    def lengths(self) -> Array:
+        """How many parts each stage has; one where chunks are not opened."""
+        stages = max((flow.stages for flow in self.flows), default=0)
+        if not self.layouts:
+            return np.ones(stages, np.int64)
+        return np.array([len(parts) for parts in self.layouts], np.int64)
+
+    @cached_property
+    def widest(self) -> int:
+        """The most parts that a stage has."""
+        return int(self.lengths.max(initial=1))
+
+    @cached_property
+    def wires(self) -> Array:
+        """`[stage, part]`: DISPATCH or COMBINE, -1 for compute, -2 where there is no such part."""
+        table = np.full((len(self.lengths), self.widest), -2, np.int64)
+        for stage, parts in enumerate(self.layouts):
+            table[stage, : len(parts)] = [-1 if part.wire is None else part.wire for part in parts]
+        if not self.layouts:
+            table[:] = -1
+        return table
 
     def fits(self, rows: int) -> bool:
         """Whether a program of so many instructions can be a program of this placement.

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.effects import COMPUTE, Kind, Step
+from pipec.program.effects import COMPUTE, EFFECTS, Kind, Lane, Step
+from pipec.program.parts import Part
 from pipec.program.placement import Placement
 from pipec.source import Source, Span
 
@@ -34,7 +35,8 @@ class Origins:
 
 class Instruction(NamedTuple):
     """A row as people see it. `peer` is None for compute; `tied` marks the second half of an
-    OVERLAP, and what is issued in one launch with the row before.
+    OVERLAP, and what is issued in one launch with the row before. `part` is what an instruction of
+    an opened chunk runs; `nowait` says that it does not wait for what other lanes bring to it.
     """
 
     kind: Kind
@@ -44,6 +46,8 @@ class Instruction(NamedTuple):
     peer: int | None
     tied: bool
     step: Step | None
+    part: Part | None = None
+    nowait: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +57,10 @@ class Table:
     `operation` is the id of a compute row's own operation, of the operation that consumes the
     payload of a SEND or RECV, and for a SUM the stage number. `tie` glues a compute row to the
     compute row before it: the two are one OVERLAP; and a SEND or RECV to the SEND or RECV right
-    before it: they are one launch. `peer` is -1 for compute. `origin` indexes
-    `origins.spans`.
+    before it: they are one launch. `peer` is -1 where there is none. `nowait` marks
+    a compute row that does not wait for what other lanes bring to it, which is a hazard. `part` is
+    the part of an opened chunk that the row runs, in the order of the forward; else 0. `origin`
+    indexes `origins.spans`.
     """
 
     placement: Placement
@@ -63,6 +69,8 @@ class Table:
     operation: Array
     peer: Array
     tie: Array
+    nowait: Array
+    part: Array
     origin: Array
     origins: Origins = field(repr=False, default=Origins())
 
@@ -90,6 +98,32 @@ class Table:
         return bool(np.any(self.tie & ~COMPUTE[self.kind]))
 
     @cached_property
+    def slot(self) -> Array:
+        """A number for each operation and part: `operation * widest + part`."""
+        if not self.placement.layouts:
+            return self.operation
+        return self.operation.astype(np.int64) * self.placement.widest + self.part
+
+    @cached_property
+    def entries(self) -> Array:
+        """The compute rows with which operations begin: all, unless chunks are opened."""
+        return self._at_end(begin=True)
+
+    @cached_property
+    def exits(self) -> Array:
+        """The compute rows with which operations end: all, unless chunks are opened."""
+        return self._at_end(begin=False)
+
+    def _at_end(self, begin: bool) -> Array:
+        rows = self.compute
+        if not self.placement.layouts:
+            return rows
+        parts = self.placement.split(self.operation[rows])
+        low = (parts.step == Step.FORWARD) == begin
+        end = np.where(low, 0, self.placement.lengths[parts.stage] - 1)
+        return rows[self.part[rows] == end]
+
+    @cached_property
     def pairs(self) -> tuple[Array, Array]:
         """The first and second rows of every OVERLAP."""
         second = np.flatnonzero(self.tie & COMPUTE[self.kind] if self.grouped else self.tie)
@@ -105,7 +139,14 @@ class Table:
         flow, step, stage, microbatch = (int(part) for part in self.placement.split(operation))
         name = self.placement.flows[flow].name
         holder = None if peer < 0 else peer
-        return Instruction(kind, name, stage, microbatch, holder, tied, Step(step))
+        part, nowait = self._part(kind, stage, int(self.part[row])), bool(self.nowait[row])
+        return Instruction(kind, name, stage, microbatch, holder, tied, Step(step), part, nowait)
+
+    def _part(self, kind: Kind, stage: int, number: int) -> Part | None:
+        if not self.placement.layouts or EFFECTS[kind].lane is Lane.WIRE:
+            return None
+        parts = self.placement.layouts[stage]
+        return parts[number] if number < len(parts) else Part("?", number)
 
     def __getitem__(self, rank: int) -> list[Instruction]:
         """The instructions of one rank, in order."""
@@ -123,7 +164,7 @@ class Table:
         """Whether two tables say the same, wherever they were written."""
         return self.placement == other.placement and all(
             np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("start", "kind", "operation", "peer", "tie")
+            for name in ("start", "kind", "operation", "peer", "tie", "nowait", "part")
         )
 
 

@@ -59,9 +59,14 @@ class Holdings:
     def rows(self, taken: Array, given: Array) -> tuple[Array, Array]:
         """Numbers per kind and stage as numbers per row.
 
-        A forward without a backward keeps nothing beyond its own end.
+        A forward without a backward keeps nothing beyond its own end. An opened operation takes
+        with its first part and gives back with its last.
         """
         rows = self._by_row(taken), self._by_row(given)
+        if self.table.placement.layouts:
+            compute, ends = self.table.compute, (self.table.entries, self.table.exits)
+            for numbers, end in zip(rows, ends, strict=True):
+                numbers[compute[~np.isin(compute, end)]] = 0
         rows[1][self._forgotten] -= rows[0][self._forgotten]
         return rows
 
@@ -151,7 +156,7 @@ def _messages(time: Timeline, size: Array) -> tuple[Stays, ...]:
     row = np.full((3, table.placement.size), -1, np.int64)
     for number, rows in enumerate((table.compute, _of(table, Kind.SEND), _of(table, Kind.RECV))):
         row[number, table.operation[rows]] = rows
-    consumers = table.compute[np.isin(STEP[table.kind[table.compute]], list(TRAVELS))]
+    consumers = table.entries[np.isin(STEP[table.kind[table.entries]], list(TRAVELS))]
     source = sources(table.placement, table.operation[consumers])
     consumers, source = consumers[source >= 0], source[source >= 0]
     operation, maker = table.operation[consumers], row[0, source]

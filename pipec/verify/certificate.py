@@ -16,9 +16,11 @@ from pipec.simulate.usage import Usage, usage
 from pipec.verify.completeness import completeness
 from pipec.verify.dataflow import dataflow
 from pipec.verify.deadlock import credits_needed, deadlock
+from pipec.verify.hazards import hazards
 from pipec.verify.head_of_line import head_of_line
 from pipec.verify.limit import memory_limit
 from pipec.verify.matching import in_order, matching
+from pipec.verify.parts import parts
 from pipec.verify.way_out import Safety, way_out
 
 
@@ -59,7 +61,7 @@ def verify(
 def _certificate(program: Program, costs: Costs, memory: Memory, channels: Channels) -> Certificate:
     links = Links(program)
     tagged = channels.topology == "tagged"
-    findings = [*completeness(program), *dataflow(program)]
+    findings = [*completeness(program), *parts(program), *dataflow(program), *hazards(program)]
     sound = not findings
     findings += matching(program, links, tagged)
     messages = links.by_operation if tagged else links.messages

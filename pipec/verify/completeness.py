@@ -18,8 +18,8 @@ _WORDS = {Step.FORWARD: "F", Step.BACKWARD: "B or BW", Step.WEIGHTS: "W"}
 def completeness(program: Program) -> list[Finding]:
     """Findings `missing`, `duplicate` and `misplaced`."""
     findings = [*_misplaced(program), *_duplicate(program)]
-    done = _first_rows(program, program.compute)
-    rows = program.compute[program.kind[program.compute] == Kind.BW]
+    done = _first_rows(program, program.entries)
+    rows = program.entries[program.kind[program.entries] == Kind.BW]
     fused = _first_rows(program, rows)
     for flow in range(len(program.placement.flows)):
         findings += _missing(program, flow, done, fused)
@@ -47,7 +47,7 @@ def _misplaced(program: Program) -> list[Finding]:
 
 def _duplicate(program: Program) -> list[Finding]:
     """What happens more than once on the rank where it belongs."""
-    rows = program.compute
+    rows = program.entries
     rows = rows[program.placement.home[program.operation[rows]] == program.rank[rows]]
     counts = np.bincount(program.operation[rows], minlength=program.placement.size)
     findings = []

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding
-from pipec.program.effects import COMPUTE, Kind
+from pipec.program.effects import Kind
 from pipec.program.needs import inputs, sources
 from pipec.program.program import Program
 from pipec.verify.place import places
@@ -31,10 +31,10 @@ def _inputs(program: Program) -> list[Finding]:
     What is never made, or made on a wrong rank, is found by completeness, and a message that is
     sent but not received by matching: neither is told again here.
     """
-    made = _first_rows(program, COMPUTE[program.kind])
-    received = _first_rows(program, program.kind == Kind.RECV)
-    sent = _first_rows(program, program.kind == Kind.SEND)
-    rows = program.compute
+    made = _first_rows(program, program.exits)
+    received = _first_rows(program, np.flatnonzero(program.kind == Kind.RECV))
+    sent = _first_rows(program, np.flatnonzero(program.kind == Kind.SEND))
+    rows = program.entries
     findings = []
     for need, which, producer in inputs(program.placement, program.operation[rows]):
         here = rows[which]
@@ -71,7 +71,7 @@ def _payloads(program: Program) -> list[Finding]:
     """
     rows = np.flatnonzero(program.kind == Kind.SEND)
     producer = sources(program.placement, program.operation[rows])
-    made = _first_rows(program, COMPUTE[program.kind])
+    made = _first_rows(program, program.exits)
     source = np.where(producer >= 0, made[producer], -1)
     here = (source >= 0) & (program.rank[source] == program.rank[rows])
     foreign = (producer < 0) | (program.placement.home[producer] != program.rank[rows])
@@ -152,9 +152,8 @@ def _pairs(program: Program) -> list[Finding]:
     return findings
 
 
-def _first_rows(program: Program, mask: Array) -> Array:
-    """For each operation id the first row of the masked kinds that carries it, or -1."""
-    rows = np.flatnonzero(mask)[::-1]
+def _first_rows(program: Program, rows: Array) -> Array:
+    """For each operation id the first of these rows that carries it, or -1."""
     table = np.full(program.placement.size, -1, np.int64)
-    table[program.operation[rows]] = rows
+    table[program.operation[rows[::-1]]] = rows[::-1]
     return table

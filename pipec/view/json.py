@@ -46,13 +46,13 @@ def order_json(table: Table) -> dict[str, list[dict[str, Any]]]:
         order: list[dict[str, Any]] = []
         orders[str(rank)] = order
         for row in rows[table.rank[rows] == rank].tolist():
-            kind, flow, stage, microbatch, _, tied, _ = table.instruction(row)
+            kind, flow, stage, microbatch, _, tied, _, part, _ = table.instruction(row)
             operation: dict[str, Any] = {
                 "op": kind.name,
                 "flow": flow,
                 "stage": stage,
                 "mb": microbatch,
-            }
+            } | ({"part": str(part)} if part else {})
             if tied:
                 operation = {"op": "OVERLAP", "parts": [order.pop(), operation]}
             order.append(operation)

@@ -17,7 +17,7 @@ def order_of(name: str, **parameters: int) -> list[list[tuple[Any, ...]]]:
     order: list[list[tuple[Any, ...]]] = []
     for stream in build(name, parameters).program:
         order.append([])
-        for kind, flow, stage, microbatch, peer, tied, _ in stream:
+        for kind, flow, stage, microbatch, peer, tied, *_ in stream:
             if peer is not None:
                 continue
             operation: tuple[Any, ...] = (kind.name, flow, stage, microbatch)
