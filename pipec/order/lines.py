@@ -153,6 +153,8 @@ def order_of(lines: Lines, sequence: Sequence[int], origins: Origins) -> Order:
         operation.astype(np.int32),
         np.full(len(chosen), -1, np.int32),
         np.zeros(len(chosen), bool),
+        np.zeros(len(chosen), bool),
+        np.zeros(len(chosen), np.int16),
         origin[chosen].astype(np.int32),
         origins,
     )

@@ -164,9 +164,7 @@ def durations(table: Table, costs: Costs, serial: bool | None = None) -> Duratio
     return Durations(ticks, scale, serial)
 
 
-def per_stage(
-    costs: Costs, stages: int, layouts: tuple[Layout, ...] = ()
-) -> tuple[Array, int]:
+def per_stage(costs: Costs, stages: int, layouts: tuple[Layout, ...] = ()) -> tuple[Array, int]:
     """`[kind, stage]`: the ticks of one instruction, and how many ticks a unit has."""
     scale = _scale(costs, layouts)
     by_kind = np.zeros((len(Kind), stages), np.int64)
