@@ -89,7 +89,7 @@ def _first(
 def _exchanged(program: Program, first: int, second: int) -> Program:
     rows = np.arange(len(program))
     rows[[first, second]] = second, first
-    columns = ("kind", "operation", "peer", "tie", "origin")
+    columns = ("kind", "operation", "peer", "tie", "nowait", "part", "origin")
     return replace(program, **{name: getattr(program, name)[rows] for name in columns})
 
 
