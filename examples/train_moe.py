@@ -64,10 +64,10 @@ def main() -> None:
     layout = make_layout(mesh)
     exchange = make_exchange(args.exchange, layout.expert)
 
-    # 2. The plan, as for any model; all pipelines execute the same one.
-    plan = pipec.compile(args.schedule, P=layout.pipeline.size(), M=args.microbatches)
+    # 2. The plan, with chunks opened into the parts of layers; all pipelines execute the same.
+    count, plan = compiled(args.schedule, layout.pipeline.size(), args.microbatches)
     stages = {
-        stage: make_stage(stage, plan.program.placement.flows[0].stages, exchange).to(device)
+        stage: make_stage(stage, count, exchange).to(device)
         for stage in plan.stages(layout.pipeline.rank())
     }
     layout.equalise(stages)
@@ -110,6 +110,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--lr", type=float, default=3e-3)
     return parser.parse_args()
+
+
+def compiled(schedule: str, ranks: int, microbatches: int) -> tuple[int, pipec.Plan]:
+    """How many stages a schedule has, and its plan with as many layers in each as the model has."""
+    whole = pipec.compile(schedule, P=ranks, M=microbatches)
+    count = whole.program.placement.flows[0].stages
+    if LAYERS % count:
+        raise SystemExit(f"{LAYERS} layers cannot be spread evenly over {count} stages")
+    layers = f"{LAYERS // count} x attention dispatch mlp combine"
+    return count, pipec.compile(schedule, P=ranks, M=microbatches, layers=layers)
 
 
 # --- the model ------------------------------------------------------------------------------------
@@ -196,9 +206,9 @@ def make_layer(number: int, exchange: Exchange) -> nn.Module:
 def make_stage(stage: int, stages: int, exchange: Exchange) -> ExpertStage:
     """One piece of the model: the layers spread evenly, the embedding first, the head last."""
     torch.manual_seed(stage)
-    first, last = stage * LAYERS // stages, (stage + 1) * LAYERS // stages
+    each = LAYERS // stages
     return ExpertStage(
-        [make_layer(number, exchange) for number in range(first, last)],
+        [make_layer(number, exchange) for number in range(each * stage, each * (stage + 1))],
         exchange,
         before=Embedding() if stage == 0 else None,
         after=Head() if stage == stages - 1 else None,

@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 from pipec.program.graph import Channels
 from pipec.program.plan import Plan
 from pipec.runtime.errors import PipelineError
+from pipec.runtime.experts.opened import covers
 from pipec.runtime.split import Split, SplitError
 
 
@@ -56,6 +57,7 @@ def mistake_of(
     try:
         _check_size(plan, group)
         _check_stages(plan, stages, dist.get_rank(group))
+        _check_parts(plan, stages)
         _check_device(device, channels)
         _check_certified(plan, channels)
         _check_launches(plan, device, channels)
@@ -114,6 +116,13 @@ def _check_stages(plan: Plan, stages: Mapping[int, nn.Module], rank: int) -> Non
                 expected="an nn.Module",
                 found=type(module).__name__,
             )
+
+
+def _check_parts(plan: Plan, stages: Mapping[int, nn.Module]) -> None:
+    layouts = plan.program.placement.layouts
+    for stage, module in stages.items():
+        if layouts and len(layouts[stage]) > 1:
+            covers(stage, module, layouts[stage])
 
 
 def _check_device(device: torch.device, channels: Channels) -> None:

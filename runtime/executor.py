@@ -11,13 +11,15 @@ import torch
 from torch import nn
 from torch.distributed import Store
 
-from pipec.program.effects import COMPUTE, Kind, Step
+from pipec.program.effects import Kind, Step
 from pipec.program.graph import Topology
+from pipec.program.lanes import brought
 from pipec.program.launches import glued
 from pipec.program.plan import Plan
 from pipec.program.program import Program
 from pipec.runtime.boundary import Boundary
 from pipec.runtime.copies import Copies
+from pipec.runtime.experts.opened import Opened
 from pipec.runtime.held import Ends, Held, Run
 from pipec.runtime.listener import Listener, Point
 from pipec.runtime.marks import Marks
@@ -73,11 +75,11 @@ class Stream:
         self._context = context
         self._key = f"{context.key}/{'train' if trains else 'eval'}"
         self.trains = trains
-        self._row_of = np.full(program.placement.size + 1, -1, np.int64)
-        self._row_of[program.operation[program.compute]] = program.compute
+        self._brings = brought(program)
         self._lines: dict[Any, Line] = defaultdict(Line)
         self._boundaries = boundaries if boundaries is not None else {}
         self._held: dict[tuple[int, int], Held] = {}
+        self._opened: dict[tuple[int, int], Opened] = {}
         self._incoming: dict[int, Incoming] = {}
         self._outgoing: list[Outgoing] = []
         self._first = np.cumsum([0, *(flow.microbatches for flow in program.placement.flows)])
@@ -98,6 +100,8 @@ class Stream:
         """Let go of everything that a failed step left behind."""
         for held in self._held.values():
             held.clear()
+        for opened in self._opened.values():
+            opened.clear()
         messages: list[Incoming | Outgoing] = [*self._incoming.values(), *self._outgoing]
         for message in messages:
             message.clear()
@@ -128,6 +132,16 @@ class Stream:
             module, count = context.stages[stage], placed.microbatches
             known = Held(stage, module, split, count, after, self.trains)
             self._held[flow, stage] = known
+        return known
+
+    def opened(self, flow: int, stage: int) -> Opened | None:
+        """A stage of a flow on this rank, if the plan opens it into parts."""
+        layouts = self.program.placement.layouts
+        if not layouts or len(layouts[stage]) == 1:
+            return None
+        known = self._opened.get((flow, stage))
+        if known is None:
+            known = self._opened[flow, stage] = Opened(self.held(flow, stage), layouts[stage])
         return known
 
     def _line(self, peer: int, row: int) -> Line:
@@ -178,10 +192,12 @@ class Stream:
                     stage = int(self.program.operation[row])
                     self._add(row, partial(self._context.copies.post, stage))
                     retiring.at_the_end.append((row, partial(self._context.copies.wait, stage)))
+                case Kind.DISPATCH | Kind.COMBINE:
+                    self._add(row, self._compute(row))
                 case _:
-                    arrival = self._incoming.get(int(self.program.operation[row]))
-                    if arrival is not None:
-                        self._add(row, arrival.wait, WAIT)
+                    wait = self._wait(row)
+                    if wait is not None:
+                        self._add(row, wait, WAIT)
                     self._add(row, self._compute(row))
             if launches and row in launches.last:
                 self._flush(row, launches.last[row])
@@ -220,7 +236,10 @@ class Stream:
         for row in self._rows:
             if self.program.kind[row] == Kind.B:
                 flow, _, stage, number = self._split(int(self.program.operation[row]))
-                held = self.held(flow, stage)
+                held, opened = self.held(flow, stage), self.opened(flow, stage)
+                if opened is not None:
+                    opened.defer(number)
+                    continue
                 assert held.split is not None
                 held.records[number] = held.split.record()
 
@@ -251,19 +270,42 @@ class Stream:
         self._outgoing.append(outgoing)
         return outgoing
 
-    def _compute(self, row: int) -> Run:
-        operation, kind = int(self.program.operation[row]), Kind(int(self.program.kind[row]))
+    def _wait(self, row: int) -> Run | None:
+        """The wait for what another lane brings to a row, if it brings anything."""
+        brings = int(self._brings[row])
+        if brings < 0:
+            return None
+        operation = int(self.program.operation[row])
+        if self.program.kind[brings] == Kind.RECV:
+            return self._incoming[operation].wait
         flow, _, stage, number = self._split(operation)
-        held = self.held(flow, stage)
-        assert COMPUTE[kind]
-        match kind:
-            case Kind.F:
-                return self._forward(held, flow, stage, number, operation)
-            case Kind.W:
-                return held.weights(number)
-        return held.backward(number, self._gradients(held, flow, stage, number, operation))
+        opened = self.opened(flow, stage)
+        assert opened is not None
+        return opened.wait(number)
 
-    def _forward(self, held: Held, flow: int, stage: int, number: int, operation: int) -> Run:
+    def _compute(self, row: int) -> Run:
+        """A row that computes, or starts an all-to-all."""
+        operation, kind = int(self.program.operation[row]), Kind(int(self.program.kind[row]))
+        flow, step, stage, number = self._split(operation)
+        held, opened, part = (
+            self.held(flow, stage),
+            self.opened(flow, stage),
+            int(self.program.part[row]),
+        )
+        if step == Step.FORWARD:
+            ends = self._forward(held, flow, stage, number, operation)
+            return opened.forward(part, number, *ends) if opened else held.forward(number, *ends)
+        if step == Step.WEIGHTS:
+            return opened.weights(part, number) if opened else held.weights(number)
+        gradients = self._gradients(held, flow, stage, number, operation)
+        if opened:
+            return opened.backward(kind, part, number, gradients)
+        return held.backward(number, gradients)
+
+    def _forward(
+        self, held: Held, flow: int, stage: int, number: int, operation: int
+    ) -> tuple[Callable[[], tuple[Any, ...]], Callable[[Any], tuple[Any, ...]]]:
+        """What an F takes, and what takes its output."""
         source: Callable[[], tuple[Any, ...]]
         place = int(self._first[flow]) + number
         if stage == 0:
@@ -273,8 +315,8 @@ class Stream:
                 self.held(flow, stage - 1).handed_over, number
             )
         if held.after is None:
-            return held.forward(number, source, partial(self.ends.finish, stage, place))
-        return held.forward(number, source, held.to_next())
+            return source, partial(self.ends.finish, stage, place)
+        return source, held.to_next()
 
     def _gradients(
         self, held: Held, flow: int, stage: int, number: int, operation: int

@@ -18,15 +18,16 @@ def retirements(program: Program, rank: int) -> dict[int, int]:
     That is where something arrives that the receiver made after consuming the message. A SEND
     without such a row is through at the end of the step.
     """
-    row_of = np.full(program.placement.size + 1, -1, np.int64)
-    compute = program.compute
-    row_of[program.operation[compute]] = compute
+    first = np.full(program.placement.size + 1, -1, np.int64)
+    last = first.copy()
+    first[program.operation[program.entries]] = program.entries
+    last[program.operation[program.exits]] = program.exits
     sends = np.flatnonzero(program.kind == Kind.SEND)
     mine = sends[program.rank[sends] == rank]
     back = sends[program.peer[sends] == rank]
-    made = row_of[sources(program.placement, program.operation[back])]
-    used = row_of[program.operation[back]]
-    consumed = row_of[program.operation[mine]]
+    made = last[sources(program.placement, program.operation[back])]
+    used = first[program.operation[back]]
+    consumed = first[program.operation[mine]]
     through: dict[int, int] = {}
     for peer in np.unique(program.peer[mine]).tolist():
         here = program.rank[back] == peer
@@ -34,10 +35,10 @@ def retirements(program: Program, rank: int) -> dict[int, int]:
         making, using = made[here][by_made], used[here][by_made]
         earliest = np.minimum.accumulate(using[::-1])[::-1]
         ours = mine[program.peer[mine] == peer]
-        first = np.searchsorted(making, consumed[program.peer[mine] == peer])
-        answered = first < len(making)
+        answer = np.searchsorted(making, consumed[program.peer[mine] == peer])
+        answered = answer < len(making)
         through.update(
-            zip(ours[answered].tolist(), earliest[first[answered]].tolist(), strict=True)
+            zip(ours[answered].tolist(), earliest[answer[answered]].tolist(), strict=True)
         )
     assert COMPUTE[program.kind[list(through.values())]].all()
     return through

@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 from pipec.program.costs import PAIR, SERIAL, Costs
 from pipec.program.effects import Kind
 from pipec.program.plan import Plan
+from pipec.program.program import Table
 from pipec.runtime.listener import Point, Run
 from pipec.simulate.timeline import Timeline
 
@@ -100,17 +101,57 @@ def measured_timeline(trace: Trace, plan: Plan, group: ProcessGroup | None = Non
 
 
 def measured_costs(time: Timeline) -> Costs:
-    """What each kind of operation took in each stage (medians, in ms), as costs to predict with."""
+    """What each kind of operation took in each stage (medians, in ms), as costs to predict with.
+
+    Of opened chunks also what each of their parts took. All-to-alls are not measured: a row of one
+    only begins it.
+    """
     table = time.table
     rows = table.compute
     took = (time.end[rows] - time.begin[rows]) / time.scale
-    stage = table.placement.split(table.operation[rows]).stage
-    stages = int(table.placement.stages.max())
+    kind, stage = table.kind[rows], table.placement.split(table.operation[rows]).stage
+    operations, place = np.unique(_whole(table, rows), return_inverse=True)
+    first = np.zeros(len(operations), np.int64)
+    first[place] = np.arange(len(rows))
+    whole = np.bincount(place, took).astype(np.float64)
     times: dict[str, list[str]] = {}
-    for kind in (Kind.F, Kind.B, Kind.W, Kind.BW):
-        here = table.kind[rows] == kind
-        if here.any():
-            each = [here & (stage == one) for one in range(stages)]
-            middle = [np.median(took[one if one.any() else here]) for one in each]
-            times[kind.name] = [f"{value:.4f}" for value in middle]
+    for one in (Kind.F, Kind.B, Kind.W, Kind.BW):
+        _medians(times, one.name, whole, kind[first] == one, stage[first], table)
+        for name in _part_names(table):
+            here = (kind == one) & (_names(table, rows, stage) == name)
+            _medians(times, f"{one.name}.{name}", took, here, stage, table)
     return Costs.of({**times, PAIR: SERIAL})
+
+
+def _whole(table: Table, rows: Times) -> Times:
+    """A number for each operation and kind, the same for all parts of one."""
+    return table.operation[rows].astype(np.int64) * len(Kind) + table.kind[rows]
+
+
+def _part_names(table: Table) -> list[str]:
+    """The parts of opened chunks that compute."""
+    parts = {part for parts in table.placement.layouts for part in parts}
+    return sorted({part.name for part in parts if part.wire is None})
+
+
+def _names(table: Table, rows: Times, stage: Times) -> NDArray[np.str_]:
+    """The part that each row runs."""
+    layouts, part = table.placement.layouts, table.part[rows]
+    pairs = zip(stage.tolist(), part.tolist(), strict=True)
+    return np.array([layouts[one][number].name for one, number in pairs])
+
+
+def _medians(
+    times: dict[str, list[str]],
+    key: str,
+    took: NDArray[np.float64],
+    here: NDArray[np.bool_],
+    stage: Times,
+    table: Table,
+) -> None:
+    """The median of each stage under a key; of all stages where one has none."""
+    if not here.any():
+        return
+    each = [here & (stage == one) for one in range(int(table.placement.stages.max()))]
+    middle = [np.median(took[one if one.any() else here]) for one in each]
+    times[key] = [f"{value:.4f}" for value in middle]

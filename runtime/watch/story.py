@@ -6,7 +6,8 @@ from functools import cached_property
 
 from pipec.findings import Place
 from pipec.lower.forward_only import forward_only
-from pipec.program.effects import COMPUTE, Kind
+from pipec.program.effects import COMPUTE, EXPERTS, Kind
+from pipec.program.lanes import brought
 from pipec.program.listing import text
 from pipec.program.program import Program
 from pipec.runtime.watch.progress import EVAL, IDLE, Seen
@@ -30,23 +31,25 @@ def standing(program: Program, rank: int, position: int) -> Standing:
         return Standing(f"rank {rank} is in no step (it is in your own code)")
     here, kind = place(program, row), Kind(int(program.kind[row]))
     at = f"rank {rank} at index {index} `{here.instruction}`"
+    if EXPERTS[kind]:
+        return Standing(f"{at} begins it", here)
     if not COMPUTE[kind]:
         peer = int(program.peer[row])
         what = "to be through" if waiting else "to be posted"
         return Standing(f"{at} waits for it {what}", here, peer)
     if waiting:
         sender, message = _source(program, row)
+        if sender is None:
+            return Standing(f"{at} waits for `{message}` and its expert group", here)
         return Standing(f"{at} waits for `{message}`", here, sender)
     return Standing(f"{at} computes", here)
 
 
 def _source(program: Program, row: int) -> tuple[int | None, str]:
-    """The RECV that a compute row waits for: its sender and how it reads."""
-    begin, end = program.start[program.rank[row]], program.start[program.rank[row] + 1]
-    for recv in range(int(begin), int(end)):
-        if program.kind[recv] == Kind.RECV and program.operation[recv] == program.operation[row]:
-            return int(program.peer[recv]), text(program.instruction(recv))
-    return None, "a message"
+    """What a compute row waits for, as it reads: a RECV and its sender, or an all-to-all."""
+    source = int(brought(program)[row])
+    sender = int(program.peer[source])
+    return sender if sender >= 0 else None, text(program.instruction(source))
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,19 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 
+import pipec
 from pipec import Channels
-from pipec.runtime import Pipeline
+from pipec.program.plan import Plan
+from pipec.runtime import Pipeline, Trace, measured_costs, measured_timeline
 from pipec.runtime.experts import Exchange, Layout, make_exchange, make_layout
 
 pytestmark = pytest.mark.slow
 
 PER_STAGE = 2
 """Layers of a stage."""
+
+OPEN = "2 x attention dispatch mlp combine"
+"""The parts of every stage."""
 
 SIZES = {
     "gpipe": (2, 3),
@@ -52,6 +57,12 @@ def placed(pipeline: int, experts: int) -> tuple[Layout, Exchange]:
     mesh = init_device_mesh("cpu", (pipeline, experts), mesh_dim_names=("pipeline", "expert"))
     layout = make_layout(mesh)
     return layout, make_exchange("torch", layout.expert)
+
+
+@cache
+def opened(schedule: str, sizes: tuple[int, int], layers: str | None) -> Plan:
+    """A plan whose chunks are opened into parts, if `layers` says which."""
+    return pipec.compile(schedule, P=sizes[0], M=sizes[1], layers=layers)
 
 
 def layers_of(stage: int) -> range:
@@ -75,10 +86,11 @@ def step_twice(
     experts: int,
     bias: float,
     wires: str,
+    layers: str | None = None,
 ) -> int:
     """Two steps, each compared with the plain model; how many stages were compared."""
     layout, exchange = placed(sizes[0], experts)
-    plan = compiled(schedule, *sizes)
+    plan = opened(schedule, sizes, layers)
     total, count = total_of(plan), stages_of(plan)
     expected = expected_of(count, total, experts, bias)
     stages = {
@@ -113,6 +125,19 @@ def test_schedules(four: Ranks, schedule: str) -> None:
     assert all(four.run(step_twice, schedule, SIZES[schedule], 2, EVEN, "tagged"))
 
 
+@pytest.mark.parametrize("schedule", SIZES)
+def test_parts(four: Ranks, schedule: str) -> None:
+    """Every library schedule with its chunks opened, and the parts of pairs interleaved."""
+    assert all(four.run(step_twice, schedule, SIZES[schedule], 2, EVEN, "tagged", OPEN))
+
+
+@pytest.mark.parametrize("wires", ["tagged", "pair", "directed", "rank"])
+@pytest.mark.parametrize("schedule", ["zb1p", "dualpipe", "dualpipev"])
+def test_uneven_parts(four: Ranks, schedule: str, wires: str) -> None:
+    """Opened chunks with strict channels, when all tokens go to the experts of one rank."""
+    assert all(four.run(step_twice, schedule, SIZES[schedule], 2, STEEP, wires, OPEN))
+
+
 @pytest.mark.parametrize("schedule", ["1f1b", "zb1p", "dualpipe"])
 def test_uneven(four: Ranks, schedule: str) -> None:
     """All tokens go to the experts of one rank."""
@@ -134,8 +159,37 @@ def test_sizes(four: Ranks, sizes: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("schedule", ["zb1p", "dualpipe"])
 def test_eight(fresh: Callable[[int], Ranks], schedule: str) -> None:
-    """4 pipeline ranks x 2 expert ranks."""
-    assert all(fresh(8).run(step_twice, schedule, (4, 8), 2, EVEN, "tagged"))
+    """4 pipeline ranks x 2 expert ranks, with whole and with opened chunks."""
+    ranks = fresh(8)
+    for layers in (None, OPEN):
+        assert all(ranks.run(step_twice, schedule, (4, 8), 2, EVEN, "tagged", layers))
+
+
+def costs(rank: int, group: ProcessGroup) -> tuple[bool, set[str], list[object]]:
+    layout, exchange = placed(2, 2)
+    plan = opened("zb1p", (2, 4), OPEN)
+    numbers = plan.stages(layout.pipeline.rank())
+    stages = {s: make_stage(layers_of(s), 4, exchange) for s in numbers}
+    trace = Trace()
+    pipe = Pipeline(
+        plan, stages, loss_fn=loss_of, group=layout.pipeline, timeout=20, listeners=[trace]
+    )
+    batch = batch_of(exchange.rank, 4)
+    x, y = (torch.cat(parts) for parts in zip(*batch, strict=True))
+    trace.start()
+    pipe.step(x, y)
+    found = measured_costs(measured_timeline(trace, plan, layout.pipeline))
+    again = pipec.compile("zb1p", P=2, M=4, layers=OPEN, costs=found)
+    pipe.close()
+    return again.certificate["makespan"] > 0, set(found.times), list(found.times["F"])
+
+
+def test_measured_costs(four: Ranks) -> None:
+    """A trace of opened chunks gives the costs of operations and of their parts."""
+    parts = ("attention", "mlp", "out")
+    for predicts, keys, whole in four.run(costs):
+        assert predicts and len(whole) == 2
+        assert keys >= {f"{kind}.{part}" for kind in "FBW" for part in parts}
 
 
 def balance(rank: int, group: ProcessGroup) -> Tensor:
