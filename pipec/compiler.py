@@ -14,9 +14,12 @@ from pipec.interop.torch_csv import is_torch_csv, read_torch_csv
 from pipec.interop.torch_live import PREFIX, SIZES, torch_schedule
 from pipec.language import read
 from pipec.library import find, library_name, only_schedule
+from pipec.lower.beside import beside
 from pipec.lower.grouped import grouped
 from pipec.lower.lower import lower
 from pipec.lower.parts import open_chunks
+from pipec.lower.units import natural, overlapped
+from pipec.lower.weave import weaving
 from pipec.order.arrange import arrange
 from pipec.order.expand import BUDGET
 from pipec.order.schedule import bind
@@ -26,7 +29,7 @@ from pipec.program.listing import is_listing, parse_listing
 from pipec.program.memory import Limit, Memory, with_limit
 from pipec.program.parts import Layout, parse_layout
 from pipec.program.plan import Plan, is_plan, parse_plan
-from pipec.program.program import Program
+from pipec.program.program import Order, Program
 from pipec.source import Source
 from pipec.verify.certificate import Certificate, verify
 from pipec.verify.json import certificate_json
@@ -45,6 +48,10 @@ class Settings:
     """Whether the two sides of an exchange are issued in one launch."""
     layers: Layout | None = None
     """The parts of every chunk, in place of what the text says."""
+    neighbours: int = 1
+    """How many operations the parts of opened chunks may be issued of in turn: with 1 those of an
+    OVERLAP, and of a BW its own W; with 0 one runs after the other.
+    """
 
 
 @dataclass(frozen=True)
@@ -71,16 +78,19 @@ def compile(
     memory_limit: Fraction | int | str | None = None,
     channels: Channels | None = None,
     layers: str | None = None,
+    neighbours: int = 1,
     **parameters: int | bool,
 ) -> Plan:
     """Compile and verify a library schedule or a `.pipe` file: `compile("dualpipe", P=4, M=8)`.
 
     layers: the parts of every chunk, such as `"4 x attention dispatch mlp combine"`.
+    neighbours: how many operations of a rank may be interleaved part by part (see `Settings`).
     Raises `PipecError` with the findings if anything is wrong with the text or the program.
     """
     limit = None if memory_limit is None else Limit.of(memory_limit)
     opened = None if layers is None else layers_of(layers)
-    settings = Settings(costs, with_limit(memory, limit), channels or Channels(), layers=opened)
+    memory = with_limit(memory, limit)
+    settings = Settings(costs, memory, channels or Channels(), layers=opened, neighbours=neighbours)
     compiled = build(os.fspath(schedule), parameters, settings)
     certificate = certify(compiled, settings)
     if not certificate.ok:
@@ -116,10 +126,18 @@ def build(
     order, layouts = arrange(schedule, settings.budget), schedule.layouts
     if settings.layers:
         layouts = (settings.layers,) * schedule.placement.flows[0].stages
-    program = lower(open_chunks(order, layouts) if layouts else order, costs)
+    if layouts:
+        order = _opened(order, layouts, costs, settings.neighbours)
+    program = lower(order, costs)
     name = library_name(target) or schedule.name
     compiled = Compiled(name, schedule.parameters, program, costs, memory)
     return _with(compiled, Settings(grouped=settings.grouped))
+
+
+def _opened(order: Order, layouts: tuple[Layout, ...], costs: Costs, neighbours: int) -> Order:
+    issue = overlapped if neighbours else natural
+    opened = open_chunks(order, layouts, weaving(issue, costs, layouts))
+    return beside(order, opened, costs, neighbours) if neighbours > 1 else opened
 
 
 def layers_of(text: str) -> Layout:

@@ -69,6 +69,13 @@ def compiling(command: Command) -> Command:
             help="Parts of every chunk, e.g. '4 x attention dispatch mlp combine'.",
         ),
         click.option(
+            "--neighbours",
+            type=click.IntRange(0, 8),
+            default=1,
+            show_default=True,
+            help="How many operations of a rank may be interleaved part by part.",
+        ),
+        click.option(
             "--memory",
             multiple=True,
             metavar="K=X,...|FILE",
@@ -101,8 +108,15 @@ def settings(options: dict[str, Any]) -> Settings:
         costs = costs.override(stated) if costs else stated
     channels = Channels(options["channels"], options["credits"])
     layers = None if options["layers"] is None else layers_of(options["layers"])
-    memory, budget = _memory(options), options["budget"]
-    return Settings(costs, memory, channels, budget, options["grouped"], layers)
+    return Settings(
+        costs,
+        _memory(options),
+        channels,
+        options["budget"],
+        options["grouped"],
+        layers,
+        options["neighbours"],
+    )
 
 
 def _memory(options: dict[str, Any]) -> Memory | None:

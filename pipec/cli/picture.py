@@ -1,6 +1,9 @@
 """`pipec show`: the timeline in the terminal or as a picture, the listing, or the order."""
 
 import os
+import re
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from pipec.cli.output import console, emit, patience
 from pipec.cli.proof import reject, title
 from pipec.compiler import Compiled, Settings, build, certify
 from pipec.files import replace_text
+from pipec.findings import Finding, PipecError
 from pipec.program.costs import durations
 from pipec.program.graph import event_graph
 from pipec.program.links import Links
@@ -28,17 +32,22 @@ from pipec.simulate.report import Report, report
 from pipec.simulate.timeline import Timeline, simulate
 from pipec.simulate.usage import Usage, usage
 from pipec.view.json import order_json, timeline_json
+from pipec.view.parts_svg import parts_svg
+from pipec.view.parts_text import parts_text
 from pipec.view.svg import timeline_svg
 from pipec.view.terminal import legend_text, order_text, timeline_text
 
 _WIDTH = 160
 """Columns of a timeline where there is no terminal to ask."""
+_SPAN = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\.\.(\d{1,12}(?:\.\d{1,6})?)", re.ASCII)
 
 
 @click.command("show")
 @schedule_argument
 @sizes_argument
 @click.option("--svg", metavar="FILE", help="Write the picture to a file.")
+@click.option("--parts", is_flag=True, help="Draw the parts of opened chunks, on both lanes.")
+@click.option("--time", "window", metavar="A..B", help="With --parts: from when to when.")
 @click.option("--listing", "as_listing", is_flag=True, help="Print every instruction instead.")
 @click.option("--origins", is_flag=True, help="With --listing: the text that made each line.")
 @click.option("--order", "as_order", is_flag=True, help="Print only the compute operations.")
@@ -48,6 +57,8 @@ def show_command(
     schedule: str,
     sizes: tuple[str, ...],
     svg: str | None,
+    parts: bool,
+    window: str | None,
     as_listing: bool,
     origins: bool,
     as_order: bool,
@@ -61,8 +72,10 @@ def show_command(
     pipec show zbv P=4 M=8 --svg zbv.svg
     pipec show 1f1b P=2 M=4 --listing
     pipec show zbv P=4 M=8 --order --format json
+    pipec show dualpipe P=4 M=8 --layers '2 x attention dispatch mlp combine' --parts
     """
-    _one_of(svg, as_listing, origins, as_order, form)
+    _one_of(svg or parts, as_listing, origins, as_order, form)
+    span = _span(window, parts, form)
     spare(schedule, svg)
     chosen, given = settings(options), parameters(sizes)
     with patience("compiling"):
@@ -73,15 +86,23 @@ def show_command(
         emit(order_json(compiled.program))
     elif as_order:
         click.echo(order_text(compiled.program))
+    elif parts:
+        _draw_parts(compiled, chosen, svg, span)
     else:
         _draw(compiled, chosen, svg, form)
 
 
-def _one_of(svg: str | None, as_listing: bool, origins: bool, as_order: bool, form: str) -> None:
+def _one_of(
+    svg: str | bool | None, as_listing: bool, origins: bool, as_order: bool, form: str
+) -> None:
     """Refuse what would be ignored."""
     chosen = [
         word
-        for word, given in (("--svg", svg), ("--listing", as_listing), ("--order", as_order))
+        for word, given in (
+            ("--svg" if isinstance(svg, str) else "--parts", svg),
+            ("--listing", as_listing),
+            ("--order", as_order),
+        )
         if given
     ]
     if len(chosen) > 1:
@@ -90,6 +111,45 @@ def _one_of(svg: str | None, as_listing: bool, origins: bool, as_order: bool, fo
         raise click.UsageError("--origins goes with --listing")
     if as_listing and form == "json":
         raise click.UsageError("--listing is a text; `pipec compile` writes a program as JSON")
+
+
+def _span(window: str | None, parts: bool, form: str) -> tuple[Fraction, Fraction] | None:
+    """What `--time 10..20` says."""
+    if parts and form == "json":
+        raise click.UsageError("--parts is a picture; `--format json` has every part without it")
+    if window is None:
+        return None
+    if not parts:
+        raise click.UsageError("--time goes with --parts")
+    match = _SPAN.fullmatch(window)
+    begin, end = (Fraction(word) for word in match.groups()) if match else (0, 0)
+    if begin >= end:
+        raise click.UsageError(f"--time is a range of time such as 10..20, not {window}")
+    return Fraction(begin), Fraction(end)
+
+
+def _draw_parts(
+    compiled: Compiled, chosen: Settings, svg: str | None, span: tuple[Fraction, Fraction] | None
+) -> None:
+    """Both lanes of every rank."""
+    if not compiled.program.placement.layouts:
+        message = "`--parts` draws the parts of chunks, and this schedule says of none"
+        hint = "state them: `layers 4: attention dispatch mlp combine` in the text, or `--layers`"
+        raise PipecError([Finding("usage", message, hint=hint)])
+    with patience("simulating"):
+        time, used = _timeline(compiled, chosen, "text")
+    window = (int(span[0] * time.scale), ceil(span[1] * time.scale)) if span else None
+    heading, screen = title(compiled), console()
+    if svg:
+        replace_text(Path(svg), parts_svg(time, heading, window))
+    known = screen.is_terminal or "COLUMNS" in os.environ
+    screen.print(Text(heading, "bold").append(f"  (costs {compiled.costs})", "not bold"))
+    screen.print(parts_text(time, screen.width if known else _WIDTH, window))
+    if screen.is_terminal:
+        screen.print(legend_text())
+    screen.print(_summary(report(time, used)))
+    if svg:
+        screen.print(f"picture: {svg}")
 
 
 def _draw(compiled: Compiled, chosen: Settings, svg: str | None, form: str) -> None:

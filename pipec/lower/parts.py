@@ -2,76 +2,54 @@
 
 Assumes a complete order of whole operations. Afterwards an F is the parts of its stage from the
 first to the last, a B, BW or W those from the last to the first, and every part that is an
-all-to-all is a DISPATCH or COMBINE between compute. A W has only compute. The two operations of an
-OVERLAP are woven into each other, and nothing ties them any more.
+all-to-all is a DISPATCH or COMBINE between compute. A W has only compute. `weave` says how parts
+of an operation, or of the two of an OVERLAP, follow each other; nothing ties them any more.
 
     before: F(0)
     after:  F(0) attention.0   DISPATCH F(0)   F(0) mlp.0   COMBINE F(0)   F(0) out.1
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.effects import STEP, Kind, Step
+from pipec.lower.weave import Row, Weave
+from pipec.program.effects import Kind
 from pipec.program.parts import Layout
 from pipec.program.program import Order
 
 Array = NDArray[Any]
 
-Row = tuple[int, int]
-"""A kind, and the number of the part that it runs."""
-Woven = list[tuple[int, Row]]
-"""Rows of an OVERLAP, each with the half (0 or 1) that it belongs to."""
-Weave = Callable[[tuple[Kind, Layout], tuple[Kind, Layout]], Woven]
-"""How the parts of the two operations of an OVERLAP are interleaved."""
 
-
-def open_chunks(order: Order, layouts: tuple[Layout, ...], weave: Weave | None = None) -> Order:
-    """Open every operation. `layouts` has the parts of each stage; see `lower` for what follows."""
-    weave = weave or alternating
+def open_chunks(order: Order, layouts: tuple[Layout, ...], weave: Weave) -> Order:
+    """Open every operation. `layouts` has the parts of each stage."""
     heads = np.flatnonzero(~order.tie)
     halves = np.append(order.tie[1:], False)[heads]
-    stage = order.placement.split(order.operation).stage
-    shapes = {parts: number for number, parts in enumerate(dict.fromkeys(layouts))}
-    shape = np.array([shapes[parts] for parts in layouts])[stage]
-    form = order.kind * len(shapes) + shape
-    other = np.where(halves, np.append(form, 0)[np.minimum(heads + 1, len(order) - 1)] + 1, 0)
-    code = form[heads].astype(np.int64) * (len(Kind) * len(shapes) + 1) + other
+    stages = len(layouts)
+    form = order.kind.astype(np.int64) * stages + order.placement.split(order.operation).stage
+    second = np.minimum(heads + 1, len(order) - 1)
+    code = form[heads] * (len(Kind) * stages + 1) + np.where(halves, form[second] + 1, 0)
     _, first, which = np.unique(code, return_index=True, return_inverse=True)
     templates = []
-    for at in first.tolist():
-        rows = [heads[at], heads[at] + 1][: 1 + int(halves[at])]
-        ends = [(Kind(int(order.kind[row])), layouts[int(stage[row])]) for row in rows]
-        templates.append(weave(*ends) if len(ends) == 2 else [(0, row) for row in opened(*ends[0])])
+    for head in first.tolist():
+        rows = [int(heads[head]), int(heads[head]) + 1][: 1 + int(halves[head])]
+        unit = [divmod(int(form[row]), stages) for row in rows]
+        templates.append(weave([(Kind(kind), stage) for kind, stage in unit]))
     return _filled(order, layouts, heads, which, templates)
 
 
-def opened(kind: Kind, parts: Layout) -> list[Row]:
-    """The rows of one operation."""
-    numbers = range(len(parts)) if STEP[kind] == Step.FORWARD else range(len(parts) - 1, -1, -1)
-    rows = [(parts[number].wire, number) for number in numbers]
-    if kind is Kind.W:
-        rows = [(wire, number) for wire, number in rows if wire is None]
-    return [(int(kind if wire is None else wire), number) for wire, number in rows]
-
-
-def alternating(first: tuple[Kind, Layout], second: tuple[Kind, Layout]) -> Woven:
-    """One row of each in turn."""
-    both = ([(half, row) for row in opened(*one)] for half, one in enumerate((first, second)))
-    return [item for item in chain.from_iterable(zip_longest(*both)) if item is not None]
-
-
 def _filled(
-    order: Order, layouts: tuple[Layout, ...], heads: Array, which: Array, templates: list[Woven]
+    order: Order,
+    layouts: tuple[Layout, ...],
+    heads: Array,
+    which: Array,
+    templates: list[list[Row]],
 ) -> Order:
     """Put a template in the place of every operation and every OVERLAP."""
     lengths = np.array([len(template) for template in templates])
-    table = np.array([(half, *row) for template in templates for half, row in template], np.int64)
+    table = np.array([row for template in templates for row in template], np.int64)
     counts = lengths[which]
     begins = (np.cumsum(lengths) - lengths)[which]
     within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)

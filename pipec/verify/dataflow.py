@@ -35,6 +35,8 @@ def _inputs(program: Program) -> list[Finding]:
     received = _first_rows(program, np.flatnonzero(program.kind == Kind.RECV))
     sent = _first_rows(program, np.flatnonzero(program.kind == Kind.SEND))
     rows = program.entries
+    if program.placement.layouts:  # each part of a W needs its own B: see `parts`
+        rows = rows[program.kind[rows] != Kind.W]
     findings = []
     for need, which, producer in inputs(program.placement, program.operation[rows]):
         here = rows[which]

@@ -18,8 +18,10 @@ LAYER = "attention dispatch mlp combine"
 COSTS = Costs.of({"F": 2, "B": 2, "W": 2, "dispatch": "1.5", "combine": "1.5"})
 
 
-def opened(name: str, layers: str = LAYER, **sizes: int) -> pipec.compiler.Compiled:
-    return build(name, sizes, Settings(COSTS, layers=layers_of(layers)))
+def opened(
+    name: str, layers: str = LAYER, neighbours: int = 0, **sizes: int
+) -> pipec.compiler.Compiled:
+    return build(name, sizes, Settings(COSTS, layers=layers_of(layers), neighbours=neighbours))
 
 
 def stream(compiled: pipec.compiler.Compiled, rank: int) -> list[str]:
@@ -55,12 +57,13 @@ def test_messages_stand_behind_the_last_part_and_before_the_first() -> None:
 
 
 @pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("neighbours", [0, 1, 3])
 @pytest.mark.parametrize("layers", [f"2 x {LAYER}", f"embed | {LAYER} | attention mlp | head"])
 def test_every_schedule_of_the_library_is_certified_with_open_chunks(
-    name: str, layers: str
+    name: str, layers: str, neighbours: int
 ) -> None:
     """Opening keeps programs complete and safe under every topology, and listings read back."""
-    compiled = opened(name, layers, P=4, M=8)
+    compiled = opened(name, layers, neighbours, P=4, M=8)
     certificate = certify(compiled, Settings())
     assert certificate.ok
     assert all(verdict.safe for verdict in certificate.safety.values())
@@ -74,7 +77,9 @@ def test_parts_cost_what_is_stated_or_an_equal_share() -> None:
     assert certificate.report is not None
     assert float(certificate.report.makespan) == 2 + 4 + 4 * 1.5
     stated = Costs.of({"F.attention": 5, "F": 2, "BW": 0})
-    compiled = build("gpipe", {"P": 1, "M": 1}, Settings(stated, layers=layers_of(LAYER)))
+    compiled = build(
+        "gpipe", {"P": 1, "M": 1}, Settings(stated, layers=layers_of(LAYER), neighbours=0)
+    )
     report = certify(compiled, Settings()).report
     assert report is not None
     assert float(report.makespan) == 5 + 1

@@ -1,0 +1,62 @@
+"""How the parts of an operation, or of a pair, are issued: under the costs of each part."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from math import lcm
+
+from pipec.lower.units import Issued, Operation
+from pipec.program.costs import Costs
+from pipec.program.effects import EFFECTS, Kind
+from pipec.program.parts import Layout
+
+Half = tuple[Kind, int]
+"""One operation of a unit: its kind and its stage."""
+Row = tuple[int, int, int]
+"""Which half, the kind of the row, and the number of the part."""
+Weave = Callable[[Sequence[Half]], list[Row]]
+
+
+def weaving(
+    issue: Callable[[Sequence[Operation]], list[Issued]], costs: Costs, layouts: Sequence[Layout]
+) -> Weave:
+    """Rows of a unit in the order that `issue` (`units.natural`, `units.overlapped`) gives them."""
+
+    known: dict[tuple[Operation, ...], list[Issued]] = {}
+
+    def weave(halves: Sequence[Half]) -> list[Row]:
+        operations = tuple(_operations(halves, costs, layouts))
+        if operations not in known:
+            known[operations] = issue(operations)
+        rows = []
+        for half, kind, part in known[operations]:
+            wire = layouts[halves[half][1]][part].wire
+            rows.append((half, int(kind if wire is None else wire), part))
+        return rows
+
+    return weave
+
+
+def _operations(halves: Sequence[Half], costs: Costs, layouts: Sequence[Layout]) -> list[Operation]:
+    ticks = [_times(kind, costs, stage, layouts[stage]) for kind, stage in halves]
+    weights = [_times(Kind.W, costs, stage, layouts[stage]) for _, stage in halves]
+    scale = lcm(1, *(time.denominator for times in [*ticks, *weights] for time in times))
+    return [
+        Operation(
+            kind,
+            tuple(part.wire is not None for part in layouts[stage]),
+            tuple(int(time * scale) for time in times),
+            tuple(int(time * scale) for time in later) if kind is Kind.BW else (),
+        )
+        for (kind, stage), times, later in zip(halves, ticks, weights, strict=True)
+    ]
+
+
+def _times(kind: Kind, costs: Costs, stage: int, parts: Layout) -> list[Fraction]:
+    """What each part takes. Of a BW what its B takes, since its W may come later."""
+    key = EFFECTS[Kind.B if kind is Kind.BW else kind].cost
+    return [
+        costs.part(key, part, stage, parts)
+        if part.wire is None
+        else costs.time(EFFECTS[part.wire].cost, stage)
+        for part in parts
+    ]
