@@ -34,6 +34,23 @@ format_option = click.option(
 )
 
 
+_PARTS = (
+    click.option(
+        "--layers",
+        metavar="LAYERS",
+        help="Parts of every chunk, e.g. '4 x attention dispatch mlp combine'.",
+    ),
+    click.option(
+        "--neighbours",
+        type=click.IntRange(0, 8),
+        default=1,
+        show_default=True,
+        help="How many operations of a rank may be interleaved part by part.",
+    ),
+)
+"""How chunks are opened."""
+
+
 def compiling(command: Command) -> Command:
     """The options of every command that compiles."""
     options = (
@@ -63,18 +80,7 @@ def compiling(command: Command) -> Command:
         click.option(
             "--grouped", is_flag=True, help="Issue the two sides of an exchange in one launch."
         ),
-        click.option(
-            "--layers",
-            metavar="LAYERS",
-            help="Parts of every chunk, e.g. '4 x attention dispatch mlp combine'.",
-        ),
-        click.option(
-            "--neighbours",
-            type=click.IntRange(0, 8),
-            default=1,
-            show_default=True,
-            help="How many operations of a rank may be interleaved part by part.",
-        ),
+        *_PARTS,
         click.option(
             "--memory",
             multiple=True,
