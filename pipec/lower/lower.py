@@ -22,7 +22,7 @@ from pipec.program.costs import Costs, durations
 from pipec.program.effects import COMPUTE, EFFECTS, Kind, Step, Value
 from pipec.program.graph import order_graph
 from pipec.program.needs import sources
-from pipec.program.program import Order, Program
+from pipec.program.program import Order, Program, Witness
 from pipec.program.sweep import NEVER
 from pipec.simulate.timeline import Swept, simulate
 
@@ -35,10 +35,13 @@ def lower(order: Order, costs: Costs) -> Program:
     A cyclic order is lowered too, each SEND behind its producer and each RECV before its consumer
     and in the order of the SENDs, so that the verifier can show the cycle in real instructions.
     """
-    time = simulate(order_graph(order), durations(order, costs, serial=True))
+    graph = order_graph(order)
+    time = simulate(graph, durations(order, costs, serial=True))
     moments = _moments(order, time)
     parts = [_compute(order, moments), *_messages(order, moments), _sums(order, moments)]
-    return _sorted(order, parts)
+    if order.tie.any() and not costs.serial:
+        time = simulate(graph, durations(order, costs))
+    return _sorted(order, parts, time.timeline.end)
 
 
 @dataclass(frozen=True)
@@ -176,8 +179,11 @@ def _joined(parts: list[_Rows]) -> _Rows:
     return _Rows(*(np.concatenate(column) for column in columns))
 
 
-def _sorted(order: Order, parts: list[_Rows]) -> Program:
-    """Merge the runs: each of them is sorted or nearly so, which a stable sort makes use of."""
+def _sorted(order: Order, parts: list[_Rows], end: Array) -> Program:
+    """Merge the runs: each of them is sorted or nearly so, which a stable sort makes use of.
+
+    end: when each row of the order ends. Compute keeps its sequence, so that is the program's too.
+    """
     rows = _joined(parts)
     place = rows.rank.astype(np.int64) * (8 * len(order) + 8) + rows.key + 1
     by_place = np.argsort(place, kind="stable")
@@ -193,4 +199,5 @@ def _sorted(order: Order, parts: list[_Rows]) -> Program:
         rows.part[by_place],
         rows.origin[by_place],
         order.origins,
+        None if order.placement.layouts else Witness(rows.key[by_place] + 1, end),
     )

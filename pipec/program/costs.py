@@ -75,6 +75,11 @@ class Costs:
             return self.time("B", stage) + self.time("W", stage) if key == "BW" else _DEFAULT[key]
         return stated[min(stage, len(stated) - 1)] if isinstance(stated, tuple) else stated
 
+    @property
+    def differ(self) -> bool:
+        """Whether some time differs from stage to stage."""
+        return any(isinstance(time, tuple) for time in self.times.values())
+
     def part(self, key: str, part: Part, stage: int, parts: Layout) -> Fraction:
         """The time of one compute part: as stated, or an equal share of the chunk's time.
 
@@ -169,7 +174,7 @@ def per_stage(costs: Costs, stages: int, layouts: tuple[Layout, ...] = ()) -> tu
     scale = _scale(costs, layouts)
     by_kind = np.zeros((len(Kind), stages), np.int64)
     for kind, effect in EFFECTS.items():
-        times = [costs.time(effect.cost, stage) for stage in range(stages)]
+        times = [costs.time(effect.cost, stage) for stage in range(stages if costs.differ else 1)]
         by_kind[kind] = whole("costs", times, scale)
     return by_kind, scale
 

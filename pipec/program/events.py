@@ -1,11 +1,14 @@
 """Events of a table, and what each of them waits for: the form that graphs have."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.program import Table
+from pipec.program.sweep import latest
 
 Array = NDArray[Any]
 
@@ -28,3 +31,14 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @cached_property
+    def rises(self) -> bool:
+        """Whether the moments of a witness rise along every edge: then nothing is on a cycle.
+
+        Launches have no moments.
+        """
+        if self.table.witness is None or self.launches:
+            return False
+        moment = self.table.witness.moment[self.row]
+        return bool(np.all(moment > latest(self.waits, moment)))

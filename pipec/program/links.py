@@ -47,7 +47,10 @@ class Links:
     @cached_property
     def by_operation(self) -> Ends:
         """SEND and RECV rows matched by what they carry, as tagged channels do."""
-        program = self.program
+        program, known = self.program, self.messages
+        same = program.operation[known.first] == program.operation[known.second]
+        if not len(known.unmatched) and same.all():
+            return known
         sends = np.flatnonzero(program.kind == Kind.SEND)
         recvs = np.flatnonzero(program.kind == Kind.RECV)
         ranks, size = program.ranks, max(program.placement.size, 1)

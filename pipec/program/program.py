@@ -51,6 +51,19 @@ class Instruction(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Witness:
+    """What the maker of a program claims to know of it. Nobody believes it: it is proved, or not
+    used, and a program without one has the same certificate, only later.
+
+    moment: a number of 1 or more per row, the same for rows that meet, which rises along all that
+    waits. end: when each compute row ends, in ticks, if messages take no time.
+    """
+
+    moment: Array
+    end: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """Rows sorted by (rank, place); rank `r` owns rows `start[r]` to `start[r + 1]`.
 
@@ -73,6 +86,7 @@ class Table:
     part: Array
     origin: Array
     origins: Origins = field(repr=False, default=Origins())
+    witness: Witness | None = field(repr=False, default=None)
 
     def __len__(self) -> int:
         return len(self.kind)

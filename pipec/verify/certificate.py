@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 
 from pipec.findings import Finding, worst_first
 from pipec.program.costs import Costs, durations
-from pipec.program.graph import TOPOLOGIES, Channels, event_graph
+from pipec.program.graph import TOPOLOGIES, Channels, Graph, event_graph
 from pipec.program.links import Links
 from pipec.program.memory import Memory
 from pipec.program.program import Program
-from pipec.program.sweep import proven
 from pipec.simulate.report import Report, report
-from pipec.simulate.timeline import simulate
+from pipec.simulate.timeline import predict
 from pipec.simulate.usage import Usage, usage
 from pipec.verify.completeness import completeness
 from pipec.verify.dataflow import dataflow
@@ -21,6 +20,7 @@ from pipec.verify.head_of_line import head_of_line
 from pipec.verify.limit import memory_limit
 from pipec.verify.matching import in_order, matching
 from pipec.verify.parts import parts
+from pipec.verify.sequence import one_sequence
 from pipec.verify.way_out import Safety, way_out
 
 
@@ -67,7 +67,8 @@ def _certificate(program: Program, costs: Costs, memory: Memory, channels: Chann
     messages = links.by_operation if tagged else links.messages
     if len(messages.unmatched) or len(links.messages.unmatched) or len(links.sums.unmatched):
         return Certificate(tuple(findings), channels, {}, None, str(costs))
-    safety = _safety(program, links)
+    plain = event_graph(program, links, Channels())
+    safety = _safety(plain, links)
     if sound and not _is_safe(safety[channels.topology], channels):
         safe_somewhere = any(verdict.credits_needed is not None for verdict in safety.values())
         everywhere = not safe_somewhere and in_order(program, links)
@@ -77,26 +78,28 @@ def _certificate(program: Program, costs: Costs, memory: Memory, channels: Chann
         ]
     if findings:
         return Certificate(tuple(findings), channels, safety, None, str(costs))
-    graph = event_graph(program, links, channels, whole_pairs=not costs.serial)
-    swept = simulate(graph, durations(program, costs))
-    assert proven(graph.waits, swept.spans, swept.rises), "the sweep is wrong: a bug of pipec"
-    used = usage(memory, swept.timeline)
+    graph = plain
+    if channels != Channels() or costs.serial:
+        graph = event_graph(program, links, channels, whole_pairs=not costs.serial)
+    time = predict(graph, durations(program, costs))
+    used = usage(memory, time)
     found = tuple(memory_limit(used))
-    warnings = () if found else tuple(head_of_line(graph, links, channels, costs, swept.timeline))
-    summary = report(swept.timeline, used)
-    return Certificate(found, channels, safety, summary, str(costs), warnings, used)
+    warnings = () if found else tuple(head_of_line(graph, links, channels, costs, time))
+    return Certificate(found, channels, safety, report(time, used), str(costs), warnings, used)
 
 
-def _safety(program: Program, links: Links) -> dict[str, Safety]:
+def _safety(plain: Graph, links: Links) -> dict[str, Safety]:
     """The verdict per topology. What is safe with one queue per rank is safe with more queues.
 
     Where messages meet by position and a RECV meets another one than its own, nothing is safe.
+    `plain` is the graph with a queue per pair, 0 credits and whole pairs.
     """
     safety: dict[str, Safety] = {}
-    ordered = in_order(program, links)
+    program = links.program
+    ordered, sequence = in_order(program, links), one_sequence(plain, links)
     for topology in TOPOLOGIES:
         usable = not len(links.by_operation.unmatched) if topology == "tagged" else ordered
-        known = any(verdict.safe for verdict in safety.values())
+        known = sequence or any(verdict.safe for verdict in safety.values())
         credits = None
         if usable:
             credits = 0 if known else credits_needed(program, links, topology)

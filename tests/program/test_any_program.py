@@ -1,7 +1,9 @@
 """Programs that make no sense are verified and shown like any other: findings, never an error."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import programs
@@ -11,7 +13,7 @@ from pipec.program.costs import Costs
 from pipec.program.graph import TOPOLOGIES, Channels
 from pipec.program.listing import listing, parse_listing
 from pipec.program.memory import Memory
-from pipec.program.program import Program
+from pipec.program.program import Program, Witness
 from pipec.source import Source
 from pipec.verify.certificate import verify
 from pipec.verify.json import certificate_json
@@ -47,3 +49,17 @@ def test_any_program_can_be_shown(program: Program) -> None:
     part = forward_only(program)
     assert len(part) <= len(program) and not part.tie[part.compute].any()
     assert parse_listing(Source("x", listing(part))).same(part)
+
+
+@settings(deadline=None, max_examples=200)
+@given(programs(), CHANNELS, st.data())
+def test_a_witness_that_lies_is_found_out(
+    program: Program, channels: Channels, data: st.DataObject
+) -> None:
+    """Whatever a witness claims of whatever program, the certificate is the one without it."""
+    count, compute = len(program), len(program.compute)
+    moment = data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count))
+    end = data.draw(st.lists(st.integers(0, 9), min_size=compute, max_size=compute))
+    lied = replace(program, witness=Witness(np.array(moment, int), np.array(end, int)))
+    honest = verify(program, Costs(), Memory(), channels)
+    assert verify(lied, Costs(), Memory(), channels) == honest
