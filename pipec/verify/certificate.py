@@ -96,7 +96,8 @@ def _safety(plain: Graph, links: Links) -> dict[str, Safety]:
     """
     safety: dict[str, Safety] = {}
     program = links.program
-    ordered, sequence = in_order(program, links), one_sequence(plain, links)
+    ordered = in_order(program, links)
+    sequence = ordered and one_sequence(plain, links)
     for topology in TOPOLOGIES:
         usable = not len(links.by_operation.unmatched) if topology == "tagged" else ordered
         known = sequence or any(verdict.safe for verdict in safety.values())

@@ -48,6 +48,9 @@ def delays(graph: Graph, links: Links, time: Timeline) -> Delays:
     front = np.full(nobody + 1, nobody)
     front[messages] = np.where(known[earlier] > known[later], earlier, later)
     behind = np.append(begin, 0) > ready
+    if not behind.any():
+        nothing = np.empty(0, np.int64)
+        return Delays(nothing, nothing, nothing, nothing)
     culprit = np.where(behind, front, np.arange(nobody + 1))
     while behind[culprit].any():
         culprit = culprit[culprit]
