@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from pipec.findings import Finding, worst_first
 from pipec.program.costs import Costs, durations
-from pipec.program.graph import TOPOLOGIES, Channels, Graph, event_graph
+from pipec.program.events import Graph
+from pipec.program.graph import TOPOLOGIES, Channels, event_graph
 from pipec.program.links import Links
 from pipec.program.memory import Memory
 from pipec.program.program import Program

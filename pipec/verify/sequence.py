@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.effects import Kind
-from pipec.program.graph import Graph
+from pipec.program.events import Graph
 from pipec.program.links import Ends, Links
 
 Array = NDArray[Any]
