@@ -150,7 +150,7 @@ def things(program: Program, memory: Memory, time: Timeline, rank: int) -> list[
             and (one.flow, one.stage, one.microbatch) == (flow, stage, microbatch)
         ]
 
-    for row, (kind, flow, stage, microbatch, _, _, step) in rows.items():
+    for row, (kind, flow, stage, microbatch, _, _, step, *_) in rows.items():
         first, last = _unit(program, row, begin, end) if COMPUTE[kind] else (row, row)
         kept, stash = memory.size("activation", stage), memory.size("stash", stage)
         if kind is Kind.F:
