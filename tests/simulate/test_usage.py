@@ -106,7 +106,8 @@ def orders(draw: st.DrawFn, placement: Placement) -> Order:
         two = row not in start and kinds in ({Kind.F, Kind.B}, {Kind.F, Kind.BW})
         tie[row] = two and not tie[row - 1] and draw(st.booleans())
     kind, operation = flat[:, 0].astype(np.int8), flat[:, 1].astype(np.int32)
-    return Order(placement, start, kind, operation, none, tie, none)
+    waits, part = np.zeros(len(flat), bool), np.zeros(len(flat), np.int16)
+    return Order(placement, start, kind, operation, none, tie, waits, part, none)
 
 
 def swapped(program: Program, row: int) -> Program:
@@ -115,7 +116,7 @@ def swapped(program: Program, row: int) -> Program:
         return program
     at = np.arange(len(program))
     at[[row, row + 1]] = row + 1, row
-    columns = ("kind", "operation", "peer", "tie", "origin")
+    columns = ("kind", "operation", "peer", "tie", "nowait", "part", "origin")
     return replace(program, **{name: getattr(program, name)[at] for name in columns})
 
 
