@@ -36,9 +36,12 @@ class Graph:
     def rises(self) -> bool:
         """Whether the moments of a witness rise along every edge: then nothing is on a cycle.
 
-        Launches have no moments.
+        Launches have no moments, and a witness of another table is none.
         """
-        if self.table.witness is None or self.launches:
+        witness = self.table.witness
+        if witness is None or self.launches:
             return False
-        moment = self.table.witness.moment[self.row]
+        if (len(witness.moment), len(witness.end)) != (len(self.table), len(self.table.compute)):
+            return False
+        moment = witness.moment[self.row]
         return bool(np.all(moment > latest(self.waits, moment)))

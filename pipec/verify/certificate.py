@@ -13,6 +13,7 @@ from pipec.program.program import Program
 from pipec.simulate.report import Report, report
 from pipec.simulate.timeline import predict
 from pipec.simulate.usage import Usage, usage
+from pipec.verify.communicators import communicators
 from pipec.verify.completeness import completeness
 from pipec.verify.dataflow import dataflow
 from pipec.verify.deadlock import credits_needed, deadlock
@@ -85,7 +86,8 @@ def _certificate(program: Program, costs: Costs, memory: Memory, channels: Chann
     time = predict(graph, durations(program, costs))
     used = usage(memory, time)
     found = tuple(memory_limit(used))
-    warnings = () if found else tuple(head_of_line(graph, links, channels, costs, time))
+    slow = [] if found else head_of_line(graph, links, channels, costs, time)
+    warnings = (*([] if found or tagged else communicators(program, links)), *slow)
     return Certificate(found, channels, safety, report(time, used), str(costs), warnings, used)
 
 

@@ -300,6 +300,8 @@ def chosen(program: Program, rows: np.ndarray) -> Program:
         operation=program.operation[rows],
         peer=program.peer[rows],
         tie=np.zeros(len(rows), bool),
+        nowait=program.nowait[rows],
+        part=program.part[rows],
         origin=program.origin[rows],
     )
     compute = made.compute.tolist()

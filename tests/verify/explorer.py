@@ -218,7 +218,7 @@ def scrambled(seed: int) -> tuple[Program, Channels]:
         if same and (not pair or draw.random() < 0.1) and not {one, two} & tied:
             rows[at], rows[at + 1] = two, one
     order = np.array(rows)
-    columns = ("kind", "operation", "peer", "tie", "origin")
+    columns = ("kind", "operation", "peer", "tie", "nowait", "part", "origin")
     changed = {column: getattr(program, column)[order] for column in columns}
     channels = Channels(
         draw.choice(("rank", "pair", "directed", "tagged")), draw.choice((0, 0, 1, 2))

@@ -143,5 +143,7 @@ def shuffled(program: Program, seed: int, spread: float) -> Program:
         operation=program.operation[rows],
         peer=program.peer[rows],
         tie=program.tie[rows],
+        nowait=program.nowait[rows],
+        part=program.part[rows],
         origin=program.origin[rows],
     )

@@ -168,7 +168,10 @@ def renamed(program: Program, ranks: list[int]) -> Program:
         placement=Placement(program.ranks, flows),
         start=np.concatenate([[0], np.cumsum([len(part) for part in parts])]),
         peer=np.where(peer < 0, peer, np.array(ranks)[peer]).astype(np.int32),
-        **{name: getattr(program, name)[rows] for name in ("kind", "operation", "tie", "origin")},
+        **{
+            name: getattr(program, name)[rows]
+            for name in ("kind", "operation", "tie", "nowait", "part", "origin")
+        },
     )
 
 
@@ -267,7 +270,10 @@ def without(program: Program, flow: int, microbatch: int) -> Program:
         start=np.concatenate([[0], np.cumsum(counts)]),
         operation=operation[kept],
         tie=tie[kept],
-        **{name: getattr(program, name)[kept] for name in ("kind", "peer", "origin")},
+        **{
+            name: getattr(program, name)[kept]
+            for name in ("kind", "peer", "nowait", "part", "origin")
+        },
     )
 
 

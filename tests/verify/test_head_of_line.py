@@ -1,4 +1,4 @@
-"""Head-of-line blocking: warned of exactly where a queue makes an operation late."""
+"""Warnings: head-of-line blocking, exactly where a queue makes an operation late; communicators."""
 
 import json
 import random
