@@ -9,7 +9,8 @@ program that the verifier rejects for a topology hangs here, or delivers the wro
 from collections import deque
 from collections.abc import Sequence
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread
+from time import monotonic
 from typing import Any
 
 from torch import Tensor
@@ -76,6 +77,7 @@ class StrictWire:
         self._rank = rank
         self._channels = channels
         self._queues: dict[tuple[int, ...], Queue] = {}
+        self._threads: list[Thread] = []
         self._launch: _Launch | None = None
 
     def sender(self, peer: int) -> Post:
@@ -112,9 +114,15 @@ class StrictWire:
             queue.put("drain")
 
     def close(self) -> None:
-        """Let the threads end after what they have."""
+        """Let the threads end after what they have, and wait a little for those that can.
+
+        One that is inside C++ when the interpreter ends would abort it.
+        """
         for queue in self._queues.values():
             queue.put("end")
+        deadline = monotonic() + 1.0
+        for thread in set(self._threads) - {current_thread()}:
+            thread.join(max(deadline - monotonic(), 0.0))
 
     def _queue(self, source: int, destination: int) -> "Queue":
         """The queue of a channel; its thread begins with it."""
@@ -122,7 +130,9 @@ class StrictWire:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = SimpleQueue()
-            Thread(target=self._serve, args=(queue,), daemon=True, name=f"channel {key}").start()
+            name = f"channel {key}"
+            self._threads.append(Thread(target=self._serve, args=(queue,), daemon=True, name=name))
+            self._threads[-1].start()
         return queue
 
     def _key(self, source: int, destination: int) -> tuple[int, ...]:

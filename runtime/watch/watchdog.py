@@ -94,6 +94,9 @@ class Watchdog:
         self._left = threading.Event()
         self._left.set()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="pipec watchdog")
+        self._closing = threading.Thread(
+            target=self._close_links, daemon=True, name="pipec closing"
+        )
         self._thread.start()
 
     # --- called by the step -----------------------------------------------------------------------
@@ -147,8 +150,9 @@ class Watchdog:
     def close(self) -> None:
         """Stop watching; a thread that is inside C++ when the interpreter ends would abort it."""
         self._ended.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(2.0)
+        for thread in (self._thread, self._closing):
+            if thread.is_alive() and threading.current_thread() is not thread:
+                thread.join(2.0)
 
     # --- the thread -------------------------------------------------------------------------------
 
@@ -227,8 +231,7 @@ class Watchdog:
 
     def _end(self) -> None:
         """Free the main thread; if it does not come, end the process."""
-        closing = threading.Thread(target=self._close_links, daemon=True, name="pipec closing")
-        closing.start()  # not here: to abort a communicator of NCCL can block
+        self._closing.start()  # not here: to abort a communicator of NCCL can block
         if self._left.wait(_GRACE):
             return
         failure = self.failure
