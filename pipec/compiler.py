@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from pipec.findings import Finding, PipecError
+from pipec.findings import Finding, PipecError, listed, nearest
 from pipec.interop.torch_csv import is_torch_csv, read_torch_csv
 from pipec.interop.torch_live import PREFIX, SIZES, torch_schedule
 from pipec.language import read
@@ -146,7 +146,7 @@ def layers_of(text: str) -> Layout:
         return parse_layout(text)
     except ValueError as error:
         expected = "layers of parts, such as `4 x attention dispatch mlp combine`"
-        raise PipecError([Finding("parts", f"{error}", None, expected, f"`{text}`")]) from None
+        raise PipecError([Finding("usage", f"{error}", None, expected, f"`{text}`")]) from None
 
 
 def takes(target: str) -> tuple[str, ...]:
@@ -223,7 +223,24 @@ def _with(compiled: Compiled, settings: Settings) -> Compiled:
     costs = compiled.costs.override(settings.costs) if settings.costs else compiled.costs
     memory = _settled(compiled.memory, settings.memory, compiled.source)
     program = grouped(compiled.program) if settings.grouped else compiled.program
+    if settings.layers:
+        message = "only the chunks of a text can be opened"
+        expected, found = "a library schedule or a `.pipe` file", f"`{compiled.name}`"
+        raise PipecError([Finding("usage", message, None, expected, found)])
+    _parts_exist(costs, program)
     return replace(compiled, program=program, costs=costs, memory=memory)
+
+
+def _parts_exist(costs: Costs, program: Program) -> None:
+    """Raises `PipecError` for the cost of a part that no chunk has: it would count for nothing."""
+    layouts = program.placement.layouts
+    known = sorted({part.name for parts in layouts for part in parts if part.wire is None})
+    for key in costs.times:
+        name = key.partition(".")[2]
+        if name and name not in known:
+            message, expected = f"no chunk has a part `{name}`", listed(known) or "no such cost"
+            hint = nearest(name, known) or "open the chunks with `layers`"
+            raise PipecError([Finding("usage", message, None, expected, f"`{key}`", hint)])
 
 
 def _settled(own: Memory, given: Memory | None, source: Source | None) -> Memory:

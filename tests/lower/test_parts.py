@@ -1,5 +1,7 @@
 """Opening chunks: every operation becomes its parts, and what was safe stays so."""
 
+from pathlib import Path
+
 import pytest
 
 import pipec
@@ -139,3 +141,19 @@ def test_a_plan_with_open_chunks_reads_back() -> None:
     """Parts are part of the plan file."""
     plan = pipec.compile("dualpipe", P=4, M=8, layers=f"2 x {LAYER}")
     assert (plan.program.kind == Kind.DISPATCH).sum() == 4 * 2 * 2 * 8
+
+
+def test_the_cost_of_a_part_that_no_chunk_has_is_refused() -> None:
+    """A misspelt part would count for nothing, and so would one of a chunk that is not opened."""
+    for layers, hint in ((layers_of(LAYER), "did you mean `mlp`"), (None, "open the chunks")):
+        with pytest.raises(PipecError, match="no chunk has a part `mpl`") as caught:
+            build("1f1b", {"P": 2, "M": 2}, Settings(Costs.of({"F.mpl": 2}), layers=layers))
+        assert hint in (caught.value.findings[0].hint or "")
+
+
+def test_only_a_text_is_opened(tmp_path: Path) -> None:
+    """A listing says what its parts are; to open it is refused, not ignored."""
+    path = tmp_path / "x.listing"
+    path.write_text(listing(build("gpipe", {"P": 2, "M": 2}).program))
+    with pytest.raises(PipecError, match="only the chunks of a text"):
+        build(str(path), {}, Settings(layers=layers_of(LAYER)))
