@@ -24,12 +24,8 @@ def status_of(error: PipecError) -> int:
     return USAGE if any(finding.code == "usage" for finding in error.findings) else FINDINGS
 
 
-class Commands(click.Group):
+class Ending(click.Group):
     """A group whose commands all end the same way, and say it as JSON where that is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which they were added."""
-        return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember what form was asked for: it holds for complaints about the command too."""

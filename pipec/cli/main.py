@@ -1,15 +1,43 @@
 """`pipec`: the commands, in the order in which people need them."""
 
+import importlib
+
 import click
 
-from pipec.cli.comparison import compare_command, list_command
-from pipec.cli.ending import Commands
-from pipec.cli.exchange import export_command, import_command
-from pipec.cli.explanation import explain_command
-from pipec.cli.formatting import fmt_command
-from pipec.cli.picture import show_command
-from pipec.cli.proof import compile_command, verify_command
-from pipec.cli.training import run_command
+from pipec.cli.ending import Ending
+from pipec.findings import nearest
+
+COMMANDS = {
+    "list": "comparison",
+    "show": "picture",
+    "verify": "proof",
+    "compare": "comparison",
+    "compile": "proof",
+    "run": "training",
+    "fmt": "formatting",
+    "explain": "explanation",
+    "import": "exchange",
+    "export": "exchange",
+}
+"""Each command and its module, which is imported when the command is used."""
+
+
+class Commands(Ending):
+    """The commands of `COMMANDS`, in that order."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name; None for an option. Raises `UsageError` where there is none."""
+        if cmd_name.startswith("-"):
+            return None
+        if cmd_name not in COMMANDS:
+            hint = nearest(cmd_name, COMMANDS)
+            ctx.fail(f"No such command '{cmd_name}'." + (f" {hint.capitalize()}" if hint else ""))
+        module = importlib.import_module(f"pipec.cli.{COMMANDS[cmd_name]}")
+        return getattr(module, f"{cmd_name}_command")
 
 
 @click.group("pipec", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,18 +53,3 @@ def main() -> None:
     pipec compile mine.pipe P=4 M=16 -o mine.plan
     pipec run mine.plan
     """
-
-
-for command in (
-    list_command,
-    show_command,
-    verify_command,
-    compare_command,
-    compile_command,
-    run_command,
-    fmt_command,
-    explain_command,
-    import_command,
-    export_command,
-):
-    main.add_command(command)

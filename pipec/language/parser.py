@@ -4,11 +4,8 @@ import re
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from lark import Lark
 from lark.exceptions import UnexpectedInput
 
 from pipec.findings import Finding
@@ -16,6 +13,7 @@ from pipec.language import syntax as s
 from pipec.language.build import Builder
 from pipec.language.complaint import complaint
 from pipec.language.layout import Block, Layout, blocks, layout
+from pipec.language.tables import parser
 from pipec.source import Source, Span
 
 MOST_FINDINGS = 50
@@ -37,17 +35,10 @@ def parse_expression(source: Source) -> tuple[s.Expression | None, list[Finding]
     """Read a text that is one expression; None where it cannot be read."""
     findings: list[Finding] = []
     try:
-        tree = _lark().parse(source.text, start="expression")
+        tree = parser().parse(source.text, start="expression")
         return Builder(0, findings, set()).transform(tree), findings
     except UnexpectedInput as error:
         return None, [*findings, complaint(error, source.text, 0)]
-
-
-@cache
-def _lark() -> Lark:
-    grammar = files(__package__).joinpath("grammar.lark").read_text(encoding="utf-8")
-    starts = ["line", "expression"]
-    return Lark(grammar, start=starts, parser="lalr", propagate_positions=True)
 
 
 class _Assembly:
@@ -183,7 +174,7 @@ class _Assembly:
         found: list[Finding] = []
         try:
             builder = Builder(span.start, found, self._refused)
-            node = builder.transform(_lark().parse(code, start="line"))
+            node = builder.transform(parser().parse(code, start="line"))
         except UnexpectedInput as error:
             found.append(complaint(error, code, span.start))
         self._findings += found

@@ -38,7 +38,7 @@ def match_weights(rows: Array, start: Array, origins: Origins) -> None:
     for column in (FLOW, STAGE, MICROBATCH):
         rows[column, taking[plain]] = rows[column, given[source[plain]]]
     first_taking = np.searchsorted(rank_of_taking, np.arange(len(start)))
-    for rank in np.unique(rank_of_taking[~plain]).tolist():
+    for rank in sorted(set(rank_of_taking[~plain].tolist())):
         matched = int(first_picky[rank])
         oldest = given[first_given[rank] + matched : first_given[rank + 1]]
         rest = taking[first_taking[rank] + matched : first_taking[rank + 1]]

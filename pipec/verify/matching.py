@@ -72,7 +72,8 @@ def _channel(program: Program, rows: Array) -> Array:
 
 def _uneven(program: Program, links: Links) -> Array:
     """The channels with more SENDs than RECVs, or fewer."""
-    return np.unique(_channel(program, links.messages.unmatched))
+    unmatched = links.messages.unmatched
+    return np.unique(_channel(program, unmatched)) if len(unmatched) else unmatched
 
 
 def _corruption(program: Program, links: Links) -> list[Finding]:
