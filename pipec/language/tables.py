@@ -31,7 +31,10 @@ def made_tables() -> str:
     """What the tables of the present grammar are, as JSON."""
     grammar = _read("grammar.lark")
     data, memo = _built(grammar).memo_serialize([TerminalDef, Rule])
-    return json.dumps({"of": digest(grammar), "data": data, "memo": memo}, separators=(",", ":")) + "\n"
+    return (
+        json.dumps({"of": digest(grammar), "data": data, "memo": memo}, separators=(",", ":"))
+        + "\n"
+    )
 
 
 def digest(grammar: str) -> str:
