@@ -15,7 +15,7 @@ from pipec.interop.torch_live import PREFIX, SIZES, torch_schedule
 from pipec.language import read
 from pipec.library import find, library_name, only_schedule
 from pipec.lower.beside import beside
-from pipec.lower.grouped import grouped
+from pipec.lower.grouped import grouped as with_launches
 from pipec.lower.lower import lower
 from pipec.lower.parts import open_chunks
 from pipec.lower.units import natural, overlapped
@@ -77,20 +77,28 @@ def compile(
     memory: Memory | None = None,
     memory_limit: Fraction | int | str | None = None,
     channels: Channels | None = None,
+    grouped: bool = False,
     layers: str | None = None,
     neighbours: int = 1,
     **parameters: int | bool,
 ) -> Plan:
     """Compile and verify a library schedule or a `.pipe` file: `compile("dualpipe", P=4, M=8)`.
 
+    grouped: the two sides of an exchange in one launch.
     layers: the parts of every chunk, such as `"4 x attention dispatch mlp combine"`.
     neighbours: how many operations of a rank may be interleaved part by part (see `Settings`).
     Raises `PipecError` with the findings if anything is wrong with the text or the program.
     """
     limit = None if memory_limit is None else Limit.of(memory_limit)
     opened = None if layers is None else layers_of(layers)
-    memory = with_limit(memory, limit)
-    settings = Settings(costs, memory, channels or Channels(), layers=opened, neighbours=neighbours)
+    settings = Settings(
+        costs,
+        with_limit(memory, limit),
+        channels or Channels(),
+        grouped=grouped,
+        layers=opened,
+        neighbours=neighbours,
+    )
     compiled = build(os.fspath(schedule), parameters, settings)
     certificate = certify(compiled, settings)
     if not certificate.ok:
@@ -222,7 +230,7 @@ def _with(compiled: Compiled, settings: Settings) -> Compiled:
     """A compiled program with the caller's costs, sizes and limit in place of its own."""
     costs = compiled.costs.override(settings.costs) if settings.costs else compiled.costs
     memory = _settled(compiled.memory, settings.memory, compiled.source)
-    program = grouped(compiled.program) if settings.grouped else compiled.program
+    program = with_launches(compiled.program) if settings.grouped else compiled.program
     if settings.layers:
         message = "only the chunks of a text can be opened"
         expected, found = "a library schedule or a `.pipe` file", f"`{compiled.name}`"

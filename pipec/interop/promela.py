@@ -2,7 +2,9 @@
 
 Nothing of the event graph is used: a rank is a process that issues its stream in order, a queue is
 a process that completes what was posted to it one after the other, and a channel is a channel. The
-program is free of deadlock if and only if SPIN finds no invalid end state:
+members of a launch are processes of their own, which begin when all of them are posted and at the
+head of their queues. The program is free of deadlock if and only if SPIN finds no invalid end
+state:
 
     spin -a program.pml && cc -DSAFETY -o pan pan.c && ./pan
 """
@@ -10,9 +12,12 @@ program is free of deadlock if and only if SPIN finds no invalid end state:
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+
 from pipec.findings import Finding, PipecError
 from pipec.program.effects import Kind
 from pipec.program.graph import Channels
+from pipec.program.launches import glued, launch_of
 from pipec.program.listing import text
 from pipec.program.program import Instruction, Program
 
@@ -25,11 +30,10 @@ Queue = tuple[int | str, ...]
 
 def write_promela(program: Program, channels: Channels) -> str:
     """The model of a small program. Raises `PipecError` where it is too large for SPIN."""
-    if program.grouped and channels.topology != "tagged":
-        message, expected = "the model has no grouped launches", "a program without tied messages"
-        raise PipecError([Finding("export", message, None, expected)])
     queues = _queues(program, channels)
-    if len(program) > MOST_ROWS or len(queues) + program.ranks > MOST_PROCESSES:
+    launches = {} if channels.topology == "tagged" else _launches(program)
+    processes = len(queues) + program.ranks + len(launches)
+    if len(program) > MOST_ROWS or processes > MOST_PROCESSES:
         message = f"a model checker cannot hold {len(program)} instructions"
         hint = "use smaller P and M"
         raise PipecError([Finding("export", message, None, f"at most {MOST_ROWS}", None, hint)])
@@ -38,13 +42,22 @@ def write_promela(program: Program, channels: Channels) -> str:
         "free of deadlock if every process ends */",
         f"bit posted[{len(program)}];",
         f"bit done[{len(program)}];",
+        *([f"bit head[{len(program)}];"] if launches else []),
         *_channels(program, channels),
     ]
     for rank in range(program.ranks):
-        lines += ["", f"active proctype rank{rank}() {{", *_host(program, rank, channels), "}"]
+        lines += [
+            "",
+            f"active proctype rank{rank}() {{",
+            *_host(program, rank, channels, launches),
+            "}",
+        ]
     for queue, rows in queues.items():
         name = "_".join(map(str, queue))
-        lines += ["", f"active proctype {name}() {{", *_serve(program, rows), "}"]
+        lines += ["", f"active proctype {name}() {{", *_serve(program, rows, launches), "}"]
+    for row, members in launches.items():
+        begin = f"({' && '.join(f'posted[{one}] && head[{one}]' for one in members)})"
+        lines += ["", f"active proctype member{row}() {{", _move(program, row, begin), "}"]
     return "\n".join(lines) + "\n"
 
 
@@ -65,6 +78,13 @@ def _queues(program: Program, channels: Channels) -> dict[Queue, list[int]]:
     return queues
 
 
+def _launches(program: Program) -> dict[int, list[int]]:
+    """For each row that is launched with others, all rows of its launch."""
+    number = launch_of(program)
+    rows = np.flatnonzero(glued(program) | np.append(glued(program)[1:], False))
+    return {row: rows[number[rows] == number[row]].tolist() for row in rows.tolist()}
+
+
 def _channels(program: Program, channels: Channels) -> Iterator[str]:
     """One channel per directed pair of ranks, as deep as the credits; one per pair that sums."""
     names = set()
@@ -78,7 +98,9 @@ def _channels(program: Program, channels: Channels) -> Iterator[str]:
     yield from sorted(names)
 
 
-def _host(program: Program, rank: int, channels: Channels) -> Iterator[str]:
+def _host(
+    program: Program, rank: int, channels: Channels, launches: dict[int, list[int]]
+) -> Iterator[str]:
     """The stream of a rank: compute waits for what it receives, everything else is only posted."""
     arrivals = _arrivals(program, rank, channels)
     begin = int(program.start[rank])
@@ -89,6 +111,7 @@ def _host(program: Program, rank: int, channels: Channels) -> Iterator[str]:
         waits = [arrivals[row]] if row in arrivals else []
         other = _second_half(program, row)
         waits += [arrivals[other]] if other in arrivals else []
+        waits = [member for wait in waits for member in launches.get(wait, [wait])]
         yield _line(
             "".join(f"(done[{wait}]); " for wait in waits) + f"done[{row}] = 1;", instruction
         )
@@ -122,22 +145,37 @@ def _arrivals(program: Program, rank: int, channels: Channels) -> dict[int, int]
         for row in rows
         if program.peer[row] < 0
         and program.kind[row] != Kind.W
+        and not program.nowait[row]
         and int(program.operation[row]) in bringer
     }
 
 
-def _serve(program: Program, rows: list[int]) -> Iterator[str]:
-    """A queue: each message when it was posted, and not before the one ahead of it is through."""
+def _serve(program: Program, rows: list[int], launches: dict[int, list[int]]) -> Iterator[str]:
+    """A queue: each message when it was posted, and not before the one ahead of it is through.
+
+    A launch is through when all its members are, those in other queues, too.
+    """
     for row in rows:
-        instruction = program.instruction(row)
-        rank, peer = int(program.rank[row]), int(program.peer[row])
-        if instruction.kind is Kind.SUM:
-            meet = f"sum_{min(rank, peer)}_{max(rank, peer)}{'!1' if rank < peer else '?_'}"
-        elif instruction.kind is Kind.SEND:
-            meet = f"wire_{rank}_{peer}!1"
-        else:
-            meet = f"wire_{peer}_{rank}?_"
-        yield _line(f"(posted[{row}]); {meet}; done[{row}] = 1;", instruction)
+        if row not in launches:
+            yield _move(program, row, f"(posted[{row}])")
+            continue
+        wait = " && ".join(f"done[{member}]" for member in launches[row])
+        own = [member for member in launches[row] if member in rows]
+        wait = f" ({wait});" if row == own[-1] else ""
+        yield _line(f"head[{row}] = 1;{wait}", program.instruction(row))
+
+
+def _move(program: Program, row: int, begin: str) -> str:
+    """A message or a sum, when it may begin: it meets its other end, or takes room of its wire."""
+    instruction = program.instruction(row)
+    rank, peer = int(program.rank[row]), int(program.peer[row])
+    if instruction.kind is Kind.SUM:
+        meet = f"sum_{min(rank, peer)}_{max(rank, peer)}{'!1' if rank < peer else '?_'}"
+    elif instruction.kind is Kind.SEND:
+        meet = f"wire_{rank}_{peer}!1"
+    else:
+        meet = f"wire_{peer}_{rank}?_"
+    return _line(f"{begin}; {meet}; done[{row}] = 1;", instruction)
 
 
 def _line(code: str, instruction: Instruction) -> str:

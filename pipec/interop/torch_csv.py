@@ -68,8 +68,12 @@ def write_torch_csv(program: Program) -> str:
         message = "torch's runtime runs no schedule without backward"
         raise PipecError([Finding("export", message, None, "a training schedule")])
     if program.grouped:
-        message = "torch decides itself which messages it issues in one launch"
-        raise PipecError([Finding("export", message, None, "a program without tied messages")])
+        message, hint = (
+            "torch decides itself what it issues in one launch",
+            "export it without `--grouped`",
+        )
+        expected = "a program without tied messages"
+        raise PipecError([Finding("export", message, None, expected, None, hint)])
     return "".join(",".join(_cells(stream)) + "\n" for stream in program)
 
 

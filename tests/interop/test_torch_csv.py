@@ -104,6 +104,14 @@ def test_two_flows_are_not_for_torch() -> None:
         write_torch_csv(build("dualpipe", {"P": 4, "M": 8}).program)
 
 
+def test_launches_cannot_go_out() -> None:
+    """torch groups messages as it likes: a program with launches is refused, and says so."""
+    program = build("1f1b", {"P": 2, "M": 4}, Settings(grouped=True)).program
+    with pytest.raises(PipecError, match="torch decides itself") as caught:
+        write_torch_csv(program)
+    assert caught.value.findings[0].hint == "export it without `--grouped`"
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

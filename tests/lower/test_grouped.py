@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipec.compiler import Compiled, Settings, build, certify
+from pipec.compiler import Compiled, Settings, build, certify, compile
 from pipec.lower.forward_only import forward_only
 from pipec.lower.grouped import grouped
 from pipec.program.costs import Costs
@@ -55,6 +55,13 @@ def test_a_grouped_schedule_is_safe_everywhere(name: str) -> None:
     assert certificate.ok and all(safe.safe for safe in certificate.safety.values())
     part = forward_only(compiled.program)
     assert parse_listing(Source("x", listing(part))).same(part)
+
+
+def test_compile_takes_it() -> None:
+    """`pipec.compile(..., grouped=True)` is what `--grouped` says, and off by default."""
+    plan = compile("1f1b", P=2, M=3, grouped=True)
+    assert plan.program.same(build("1f1b", {"P": 2, "M": 3}, Settings(grouped=True)).program)
+    assert plan.program.grouped and not compile("1f1b", P=2, M=3).program.grouped
 
 
 def test_grouping_is_not_monotone() -> None:

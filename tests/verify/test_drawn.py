@@ -41,6 +41,8 @@ ANY = settings(
 STYLES = st.integers(0, 2**16)
 CREDITS = st.sampled_from((0, 0, 1, 2))
 CHANNELS = st.builds(Channels, st.sampled_from(("rank", "pair", "directed")), CREDITS)
+COUNTED = settings(ANY, derandomize=True)
+"""The same examples every time, for tests that also say what kinds of examples they have seen."""
 seen: Counter[str] = Counter()
 
 
@@ -179,7 +181,7 @@ def renamed(program: Program, ranks: list[int]) -> Program:
 # --- verdicts -------------------------------------------------------------------------------------
 
 
-@ANY
+@COUNTED
 @given(programs(), CHANNELS)
 def test_what_is_certified_runs_to_the_end(program: Program, channels: Channels) -> None:
     """A machine that knows no graph ends a certified program, and is stuck in a deadlocked one."""
@@ -192,7 +194,7 @@ def test_what_is_certified_runs_to_the_end(program: Program, channels: Channels)
         assert not done
 
 
-@ANY
+@COUNTED
 @given(programs(), CREDITS)
 def test_fewer_queues_are_never_worse(program: Program, credits: int) -> None:
     """rank, pair, directed, tagged: each asked alone, what is safe stays safe further on."""
