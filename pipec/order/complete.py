@@ -55,6 +55,8 @@ def _one_a_place(
     finding: Callable[[int, int, tuple[str, ...]], Finding],
 ) -> list[Finding]:
     """`finding(row, other, notes)` for the first row that each place in the text made."""
+    if not len(rows):
+        return []
     by_row = np.argsort(rows, kind="stable")
     rows, others = rows[by_row], others[by_row]
     _, first, count = np.unique(order.origin[rows], return_index=True, return_counts=True)

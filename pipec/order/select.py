@@ -28,14 +28,18 @@ class Selection:
 
         Only a W may leave them out: they are -1 then.
         """
-        flow, chunk = self.any(operation, lanes)
-        if operation.kind == "W" and chunk is None:
-            return -1 if flow is None else flow, -1
-        return self.stage_of(operation, lanes)
+        named = self.any(operation, lanes)
+        if operation.kind == "W" and named[1] is None:
+            return -1 if named[0] is None else named[0], -1
+        return self._settled(operation, *named, lanes)
 
     def stage_of(self, operation: s.Operation, lanes: Lanes) -> tuple[Any, Any]:
         """The same where also a W must say them."""
-        flow, chunk = self.any(operation, lanes)
+        return self._settled(operation, *self.any(operation, lanes), lanes)
+
+    def _settled(
+        self, operation: s.Operation, flow: Any, chunk: Any, lanes: Lanes
+    ) -> tuple[Any, Any]:
         if flow is None:
             flow = self._only_flow(operation, chunk is not None)
         return flow, self._stage(operation, flow, chunk, lanes)
@@ -84,18 +88,27 @@ class Selection:
         rank = lanes.names[self._rank]
         assert isinstance(rank, np.ndarray)
         held = self._held[flow, rank]
-        span, written = operation.span, f"`{self._said(operation)}`"
-        message, found = f"{written} on a rank that holds no stage of this flow", "none"
-        failing(Finding("value", message, span, "a stage on this rank", found), held == 0, lanes)
+        if np.any(held == 0):
+            self._not_held(operation, held == 0, lanes)
         if chunk is None:
-            message = f"{written} does not say which chunk"
-            named = [f"{self._said(name)}, " for name in operation.selectors]
-            first = f"{operation.kind}[{''.join(named)}"
-            expected = f"`{first}0]` to `{first}{int(np.max(held)) - 1}]`"
-            failing(Finding("value", message, span, expected, written), held > 1, lanes)
+            if np.any(held > 1):
+                self._which_chunk(operation, held, lanes)
             return self._placement.chunks[flow, rank, 0]
         self.in_range(operation, chunk, held, lanes)
         return self._placement.chunks[flow, rank, chunk]
+
+    def _not_held(self, operation: s.Operation, bad: Any, lanes: Lanes) -> None:
+        message = f"`{self._said(operation)}` on a rank that holds no stage of this flow"
+        expected, found = "a stage on this rank", "none"
+        failing(Finding("value", message, operation.span, expected, found), bad, lanes)
+
+    def _which_chunk(self, operation: s.Operation, held: Any, lanes: Lanes) -> None:
+        written = f"`{self._said(operation)}`"
+        message = f"{written} does not say which chunk"
+        named = [f"{self._said(name)}, " for name in operation.selectors]
+        first = f"{operation.kind}[{''.join(named)}"
+        expected = f"`{first}0]` to `{first}{int(np.max(held)) - 1}]`"
+        failing(Finding("value", message, operation.span, expected, written), held > 1, lanes)
 
     def in_range(self, operation: s.Operation, chunk: Any, held: Any, lanes: Lanes) -> None:
         """Refuse a chunk that a rank does not hold."""

@@ -203,10 +203,15 @@ MOST_TICKS = 2**61
 
 def whole(what: str, amounts: Sequence[Fraction], scale: int) -> list[int]:
     """Amounts in whole ticks. Raises `PipecError` where one needs more than 61 bits."""
-    ticks = [round(amount * scale) for amount in amounts]
+    ticks = [_ticks(amount, scale) for amount in amounts]
     if max(map(abs, ticks), default=0) >= MOST_TICKS:
         raise too_large(what)
     return ticks
+
+
+def _ticks(amount: Fraction, scale: int) -> int:
+    ticks, rest = divmod(amount.numerator * scale, amount.denominator)
+    return round(amount * scale) if rest else ticks
 
 
 def too_large(what: str) -> PipecError:

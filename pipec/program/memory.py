@@ -80,6 +80,12 @@ class Memory:
             return self.size("activation", stage)
         return unstated(key, self.in_bytes)
 
+    def per_stage(self, key: str, stages: int) -> list[Fraction]:
+        """The sizes of one thing of each stage."""
+        if any(isinstance(stated, tuple) for stated in self.sizes.values()):
+            return [self.size(key, stage) for stage in range(stages)]
+        return [self.size(key, 0)] * stages
+
     def constant(self, stage: int) -> Fraction:
         """What a held stage takes all the time."""
         return sum((self.size(key, stage) for key in CONSTANT), Fraction(0))

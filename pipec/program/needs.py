@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.effects import NEEDS, Need
+from pipec.program.effects import NEEDS, TRAVELS, Need, Step
 from pipec.program.placement import Placement
 
 Array = NDArray[Any]
@@ -34,8 +34,18 @@ def inputs(placement: Placement, operations: Array) -> Iterator[Inputs]:
 
 def sources(placement: Placement, operations: Array) -> Array:
     """For each operation the one whose result travels to it from another stage, or -1."""
+    flow, step, stage, _ = placement.split(operations)
+    there = stage + _STAGES[step]
+    which = np.flatnonzero((there != stage) & (there >= 0) & (there < placement.stages[flow]))
+    flow, step = flow[which], step[which]
+    distance = (_STEPS[step] * placement.stages[flow] + _STAGES[step]) * placement.microbatches[
+        flow
+    ]
     source = np.full(len(operations), -1, np.int64)
-    for need, which, producer in inputs(placement, operations):
-        if need.stage != 0:
-            source[which] = producer
+    source[which] = operations[which] + distance
     return source
+
+
+_STAGES = np.array([TRAVELS[step].stage if step in TRAVELS else 0 for step in Step])
+_STEPS = np.array([TRAVELS[step].step - step if step in TRAVELS else 0 for step in Step])
+"""From each step to what travels to it: how many stages, and how many steps."""

@@ -102,8 +102,8 @@ def holdings(memory: Memory, time: Timeline) -> Holdings:
 
 def _sizes(table: Table, memory: Memory) -> tuple[int, dict[str, list[int]]]:
     """Every size per stage, in whole ticks."""
-    stages = range(int(table.placement.stages.max()))
-    exact = {key: [memory.size(key, stage) for stage in stages] for key in SIZES}
+    stages = int(table.placement.stages.max())
+    exact = {key: memory.per_stage(key, stages) for key in SIZES}
     denominators = {amount.denominator for row in exact.values() for amount in row}
     scale = min(lcm(1, *denominators), FINEST)
     return scale, {key: whole("memory amounts", row, scale) for key, row in exact.items()}

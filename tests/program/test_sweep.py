@@ -72,8 +72,10 @@ def longest(graph: Graph) -> list[int]:
     return ends
 
 
-def depth_first(waits: Any, duration: Any, lane: Any) -> Any:
-    return module._depth_first(waits, duration)
+def one_by_one(waits: Any, duration: Any, lane: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_FEW_LANES", 100)
+        return sweep(waits, duration, lane)
 
 
 def lane_by_lane(waits: Any, duration: Any, lane: Any) -> Any:
@@ -83,7 +85,7 @@ def lane_by_lane(waits: Any, duration: Any, lane: Any) -> Any:
         return sweep(waits, duration, lane)
 
 
-@pytest.mark.parametrize("way", [sweep, depth_first, lane_by_lane])
+@pytest.mark.parametrize("way", [sweep, one_by_one, lane_by_lane])
 @settings(deadline=None, max_examples=300)
 @given(graph=graphs())
 def test_ends_are_the_longest_path(way: Callable[..., Any], graph: Graph) -> None:
@@ -94,7 +96,7 @@ def test_ends_are_the_longest_path(way: Callable[..., Any], graph: Graph) -> Non
     assert proven(waits, duration, ends) == bool((ends < NEVER).all())
 
 
-@pytest.mark.parametrize("way", [sweep, depth_first, lane_by_lane])
+@pytest.mark.parametrize("way", [sweep, one_by_one, lane_by_lane])
 @settings(deadline=None)
 @given(graph=graphs(cycles=False))
 def test_without_a_cycle_everything_happens(way: Callable[..., Any], graph: Graph) -> None:
@@ -134,7 +136,7 @@ def test_many_lanes(lanes: int) -> None:
     waits[0, lanes:] = np.arange(count - lanes)
     waits[1, lanes:] = draw.integers(0, np.maximum(np.arange(lanes, count) - 1, 1))
     duration = draw.integers(1, 5, count)
-    assert np.array_equal(sweep(waits, duration, lane), depth_first(waits, duration, lane))
+    assert np.array_equal(sweep(waits, duration, lane), one_by_one(waits, duration, lane))
     waits[1, lanes + 3] = count - 1
     ends = sweep(waits, duration, lane)
-    assert np.array_equal(ends, depth_first(waits, duration, lane))
+    assert np.array_equal(ends, one_by_one(waits, duration, lane))
