@@ -27,7 +27,9 @@ from pipec.program.costs import Costs
 from pipec.program.graph import Channels
 from pipec.program.listing import is_listing, parse_listing
 from pipec.program.memory import Limit, Memory, with_limit
+from pipec.program.pairs import unknown_pair
 from pipec.program.parts import Layout, parse_layout
+from pipec.program.placement import Placement
 from pipec.program.plan import Plan, is_plan, parse_plan
 from pipec.program.program import Order, Program
 from pipec.source import Source
@@ -130,6 +132,7 @@ def build(
     schedule = bind(only_schedule(read(source), source), parameters, source)
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
     memory = _settled(schedule.memory, settings.memory, source)
+    _pairs_known(costs, schedule.placement)
     schedule = replace(schedule, costs=costs, memory=memory)
     order, layouts = arrange(schedule, settings.budget), schedule.layouts
     if settings.layers:
@@ -236,6 +239,7 @@ def _with(compiled: Compiled, settings: Settings) -> Compiled:
         expected, found = "a library schedule or a `.pipe` file", f"`{compiled.name}`"
         raise PipecError([Finding("usage", message, None, expected, found)])
     _parts_exist(costs, program)
+    _pairs_known(costs, program.placement)
     return replace(compiled, program=program, costs=costs, memory=memory)
 
 
@@ -249,6 +253,14 @@ def _parts_exist(costs: Costs, program: Program) -> None:
             message, expected = f"no chunk has a part `{name}`", listed(known) or "no such cost"
             hint = nearest(name, known) or "open the chunks with `layers`"
             raise PipecError([Finding("usage", message, None, expected, f"`{key}`", hint)])
+
+
+def _pairs_known(costs: Costs, placement: Placement) -> None:
+    """Raises `PipecError` where a message would have no cost, though messages have."""
+    rest = not costs.pairs or "send" in costs.times
+    finding = None if rest else unknown_pair(costs.pairs, placement)
+    if finding:
+        raise PipecError([finding])
 
 
 def _settled(own: Memory, given: Memory | None, source: Source | None) -> Memory:

@@ -17,9 +17,12 @@ from pipec.language.kinds import (
     check_selectors,
 )
 from pipec.language.policies import check_policy, check_slots
+from pipec.language.syntax import names_in
 from pipec.source import Span
 
 COSTS = ("F", "B", "W", "BW", "F & BW", "send", "sum", "dispatch", "combine")
+PAIR_NAMES = ("rank", "peer")
+"""In the cost of a message: the rank that sends it, and the one that receives it."""
 WIRES, OUT = ("dispatch", "combine"), "out"
 """The parts that are all-to-alls, and the one that follows the last of them."""
 
@@ -202,7 +205,10 @@ def _settings(item: s.Settings, scope: Scope) -> None:
             expected, hint = listed(known), nearest(key, known)
             scope.add("name", f"`{key}` has no {item.word}", span, expected, f"`{key}`", hint)
         with scope.inner(DECIMALS if item.word == "cost" else BYTES):
-            scope.assume("stage", INT)
+            sends = (item.word, key) == ("cost", "send")
+            between = sends and scope.free(names_in(setting.value) & {*PAIR_NAMES})
+            for name in PAIR_NAMES if between else ("stage",):
+                scope.assume(name, INT)
             scope.expect(setting.value, DECIMAL)
 
 

@@ -1,6 +1,6 @@
 """What kind of value an expression has, and which names it may use: known before any size is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -57,6 +57,10 @@ class Scope:
     def assume(self, name: str, kind: Kind) -> None:
         """Let a name stand for a value of a kind, unless it is bound already."""
         self._names.setdefault(name, kind)
+
+    def free(self, names: Iterable[str]) -> set[str]:
+        """Those of some names that are not bound."""
+        return {*names} - {*self._names}
 
     @contextmanager
     def inner(self, numbers: Numbers = INTEGERS) -> Iterator[None]:
@@ -261,8 +265,10 @@ def check_selectors(operation: s.Operation, scope: Scope) -> None:
 
 
 _SPECIAL = {
-    "stage": "`stage` is known in the placement of a flow and in `cost` and `memory`",
+    "stage": "`stage` is known in the placement of a flow and in `cost` and `memory`, "
+    "though not beside `rank` and `peer`",
     "rank": "the number of the rank is the name that `on rank` binds: `on rank r:`",
+    "peer": "`peer` is known in `cost send`: the rank that receives",
 }
 """Names that mean something, but not everywhere."""
 

@@ -342,3 +342,22 @@ class File:
 
     items: tuple[Docstring | ScheduleItem | Broken, ...]
     span: Span = _span()
+
+
+def names_in(expression: Expression) -> set[str]:
+    """The names that occur in an expression."""
+    match expression:
+        case Name():
+            return {expression.name}
+        case Unary():
+            return names_in(expression.operand)
+        case Binary():
+            return names_in(expression.left) | names_in(expression.right)
+        case Comparison():
+            return set().union(*map(names_in, expression.operands))
+        case Conditional():
+            sides = (expression.test, expression.chosen, expression.other)
+            return set().union(*map(names_in, sides))
+        case Call():
+            return set().union(*map(names_in, expression.arguments))
+    return set()

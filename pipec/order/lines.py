@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.costs import Costs, per_stage
+from pipec.program.costs import Costs, between, per_stage
 from pipec.program.effects import NEEDS, STEP, Kind, Step
 from pipec.program.placement import Placement
 from pipec.program.program import Order, Origins
@@ -93,17 +93,21 @@ class Clock:
 def clock(lines: Lines, costs: Costs) -> Clock:
     """The times of lines under costs; a message takes `send` if it changes ranks."""
     stages = int(lines.placement.stages.max())
-    times, _ = per_stage(costs, stages)
+    times, scale = per_stage(costs, stages)
+    apart = dict(zip(*between(costs, scale), strict=True))
     known = lines.lines
     duration = [int(times[line.kind, line.stage]) for line in known]
-    delay = [
-        [
-            int(times[Kind.SEND, known[later].stage]) if known[later].rank != line.rank else 0
-            for later in after
-        ]
+
+    def delay(line: Line, later: Line) -> int:
+        if line.rank == later.rank:
+            return 0
+        return apart.get((line.rank, later.rank), int(times[Kind.SEND, later.stage]))
+
+    delays = [
+        [delay(line, known[later]) for later in after]
         for line, after in zip(known, lines.after, strict=True)
     ]
-    return Clock(duration, delay)
+    return Clock(duration, delays)
 
 
 def makespan(lines: Lines, times: Clock, sequence: Sequence[int]) -> int:

@@ -9,10 +9,11 @@ import numpy as np
 
 from pipec.findings import Finding, PipecError, Stop, listed, nearest
 from pipec.language import syntax as s
-from pipec.language.check import setting_key
 from pipec.language.evaluate import FlowValue, Lanes, Value, evaluate, failing, spread
+from pipec.language.syntax import names_in
 from pipec.order.memory import in_bytes, memory_of
-from pipec.program.costs import PAIR, Costs, PerStage
+from pipec.order.settings import costs_of, sizes_of
+from pipec.program.costs import Costs
 from pipec.program.memory import Limit, Memory
 from pipec.program.parts import MOST_PARTS, Layout, layout
 from pipec.program.placement import Flow, Placement
@@ -135,7 +136,6 @@ class _Binder:
         self._names: dict[str, Value] = dict(parameters)
         self._flows: list[Flow] = []
         self._spans: list[Span] = []
-        self._settings: dict[str, dict[str, PerStage]] = {"cost": {}, "memory": {}}
         self._pending: list[s.Settings] = []
         self._layers: list[s.Layers] = []
         self._limit: Limit | None = None
@@ -162,7 +162,7 @@ class _Binder:
     def _require(self, item: s.Require) -> None:
         if evaluate(item.test, Lanes(self._names)):
             return
-        shown = ((name, self._shown(name)) for name in sorted(_names(item.test)))
+        shown = ((name, self._shown(name)) for name in sorted(names_in(item.test)))
         found = ", ".join(f"{name} = {value}" for name, value in shown if value != name)
         message = f"requirement not met: {item.message}" if item.message else "requirement not met"
         span, text = item.test.span, self._source.text
@@ -250,16 +250,15 @@ class _Binder:
         """Put everything together; settings last, as they may depend on the number of stages."""
         placement = Placement(self._ranks, tuple(self._flows))
         try:
-            for settings in self._pending:
-                self._set(settings, self._flows[0].stages)
+            costs = costs_of(self._pending, self._names, placement)
+            sizes = sizes_of(self._pending, self._names, self._flows[0].stages)
             layouts = self._layouts(self._flows[0].stages)
         except Stop as stop:
             raise PipecError([stop.finding], source) from None
         stated = [settings for settings in self._pending if settings.word == "memory"]
-        memory, wrong = memory_of(stated, self._settings["memory"], self._limit)
+        memory, wrong = memory_of(stated, sizes, self._limit)
         if wrong:
             raise PipecError(wrong, source)
-        costs = Costs(self._settings["cost"])
         return Schedule(
             item.name.name,
             dict(self._parameters),
@@ -307,46 +306,7 @@ class _Binder:
                 raise Stop(Finding("parts", message, span, "layers of parts")) from None
         return known[chunk]
 
-    def _set(self, item: s.Settings, stages: int) -> None:
-        for setting in item.settings:
-            key = setting_key(setting).replace(" ", "")
-            per_stage = "stage" in _names(setting.value)
-            values = []
-            for stage in range(stages if per_stage else 1):
-                lanes = Lanes(self._names, rational=True)
-                lanes = lanes.bind("stage", stage, counter=True) if per_stage else lanes
-                values.append(_fraction(evaluate(setting.value, lanes)))
-                if item.word == "cost":
-                    _not_negative(setting, key, values[-1], lanes)
-            key = PAIR if key == "F&BW" else key
-            self._settings[item.word][key] = tuple(values) if per_stage else values[0]
-
-
-def _not_negative(setting: s.Setting, key: str, value: Fraction, lanes: Lanes) -> None:
-    message = f"the cost of `{key}` is negative"
-    finding = Finding("value", message, setting.value.span, "0 or more", str(value))
-    failing(finding, value < 0, lanes)
-
 
 def _fraction(value: Value) -> Fraction:
     assert isinstance(value, int | Fraction)
     return Fraction(value)
-
-
-def _names(expression: s.Expression) -> set[str]:
-    """The names that occur in an expression."""
-    match expression:
-        case s.Name():
-            return {expression.name}
-        case s.Unary():
-            return _names(expression.operand)
-        case s.Binary():
-            return _names(expression.left) | _names(expression.right)
-        case s.Comparison():
-            return set().union(*map(_names, expression.operands))
-        case s.Conditional():
-            sides = (expression.test, expression.chosen, expression.other)
-            return set().union(*map(_names, sides))
-        case s.Call():
-            return set().union(*map(_names, expression.arguments))
-    return set()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipec.findings import Finding, PipecError, listed, nearest
 from pipec.program.effects import COMPUTE, EFFECTS, EXPERTS, Kind
+from pipec.program.pairs import REST, Pair, Pairs, by_pair, put_pairs, stated_pairs
 from pipec.program.parts import OUT, Layout, Part
 from pipec.program.program import Table
 
@@ -27,6 +28,8 @@ SERIAL = "serial"
 PART_KEY = re.compile(r"(F|B|W|BW)\.[A-Za-z_]\w*")
 """The cost of one part of an opened chunk: `F.attention`."""
 KEYS = (*dict.fromkeys(effect.cost for effect in EFFECTS.values()), PAIR)
+UNITS = ("s", "ms", "us", "ns")
+"""What times may be said to be counted in."""
 FINEST = 10**6
 """Where no common tick is as coarse, times are rounded to this share of the largest one."""
 
@@ -34,7 +37,7 @@ LARGEST, _LEAST = 10**12, Fraction(1, 10**18)
 """The largest time, and the smallest difference of two times."""
 
 _NUMBER = re.compile(
-    r"(\d{1,13}(\.\d{1,30})?|\.\d{1,30})([eE][+-]?\d{1,2})?|\d{1,13}/0*[1-9]\d{0,12}", re.ASCII
+    r"(\d{1,13}(\.\d{1,30})?|\.\d{1,30})([eE][+-]?\d{1,2})?|\d{1,31}/0*[1-9]\d{0,18}", re.ASCII
 )
 
 
@@ -46,27 +49,40 @@ class Costs:
     one unit: it begins when both inputs are there and both results exist at its end, which is how
     bubbles are published. With `F&B=serial` the forward runs first and its result leaves at once,
     which is how the runtime executes chunks that have no parts.
+
+    `pairs` are messages from one rank to another that cost something else than `send`; `unit` is
+    what times are counted in, where that was said.
     """
 
     times: Mapping[str, PerStage] = field(default_factory=dict)
     serial: bool = False
+    pairs: Pairs = field(default_factory=dict)
+    unit: str = ""
 
     @classmethod
     def of(cls, times: Mapping[str, Any]) -> "Costs":
         """Costs from numbers (or texts such as `"1.2"`, or a list with one number per stage).
 
+        `send` may also be a matrix (`send[from][to]`) or a table (`{"0->1": 0.05, "rest": 0.4}`).
         Raises `PipecError` for an unknown key or a value that is not a number of 0 or more.
         """
         serial = times.get(PAIR) == SERIAL
         stated = {key: value for key, value in times.items() if not (serial and key == PAIR)}
-        return cls({_key(key): _times(key, value) for key, value in stated.items()}, serial)
+        pairs: Pairs = {}
+        if by_pair(stated.get("send")):
+            between, rest = stated_pairs(stated.pop("send"))
+            pairs = {pair: _time("send", time) for pair, time in between.items()}
+            stated |= {"send": rest[REST]} if rest else {}
+        return cls({_key(key): _times(key, value) for key, value in stated.items()}, serial, pairs)
 
     def override(self, other: "Costs") -> "Costs":
         """These costs, with everything that `other` states taking its place."""
-        pair = Costs({key: time for key, time in self.times.items() if key != PAIR})
-        kept = pair.times if other.serial else self.times
+        sends = bool(other.pairs) or "send" in other.times
+        gone = {*((PAIR,) if other.serial else ()), *(("send",) if sends else ())}
+        kept = {key: time for key, time in self.times.items() if key not in gone}
         serial = other.serial or (self.serial and PAIR not in other.times)
-        return Costs({**kept, **other.times}, serial)
+        pairs = other.pairs if sends else self.pairs
+        return Costs({**kept, **other.times}, serial, pairs, other.unit or self.unit)
 
     def time(self, key: str, stage: int) -> Fraction:
         """The time of one instruction in a stage; for a pair, None stands for `not stated`."""
@@ -74,6 +90,10 @@ class Costs:
         if stated is None:
             return self.time("B", stage) + self.time("W", stage) if key == "BW" else _DEFAULT[key]
         return stated[min(stage, len(stated) - 1)] if isinstance(stated, tuple) else stated
+
+    def message(self, source: int, target: int) -> Fraction:
+        """The time of a message from one rank to another, where `send` does not differ by stage."""
+        return self.pairs.get((source, target), self.time("send", 0))
 
     @property
     def differ(self) -> bool:
@@ -100,7 +120,14 @@ class Costs:
         parts += [f"{key}={_text(self.times[key])}" for key in self._beside() if key in self.times]
         parts += [f"{PAIR}={SERIAL}"] if self.serial else []
         parts += [f"{key}={_text(self.times[key])}" for key in self.times if "." in key]
-        return ", ".join([*parts, f"send={_text(self.times.get('send', Fraction(0)))}"])
+        parts.append(f"send={self._send()}")
+        return ", ".join(parts) + (f" {self.unit}" if self.unit else "")
+
+    def _send(self) -> str:
+        if not self.pairs:
+            return _text(self.times.get("send", Fraction(0)))
+        rest = [self.time("send", 0)] if "send" in self.times else []
+        return f"{_range([*self.pairs.values(), *rest])} by pair"
 
     @staticmethod
     def _beside() -> tuple[str, ...]:
@@ -133,13 +160,22 @@ def _time(key: str, value: Any) -> Fraction:
     return exact if exact.denominator <= 1 / _LEAST else Fraction(round(exact / _LEAST)) * _LEAST
 
 
+_SHOWN = 8
+"""Times of so many stages are shown one by one."""
+
 _DEFAULT = {key: Fraction(int(key in ("F", "B", "W"))) for key in KEYS}
 
 
 def _text(time: PerStage | None) -> str:
     if isinstance(time, tuple):
-        return "per stage"
+        each = ", ".join(f"{float(one):g}" for one in time)
+        return f"[{each}]" if len(time) <= _SHOWN else f"{_range(time)} by stage"
     return "?" if time is None else f"{float(time):g}"
+
+
+def _range(times: Sequence[Fraction]) -> str:
+    least, most = min(times), max(times)
+    return f"{float(least):g}" + (f" to {float(most):g}" if most > least else "")
 
 
 @dataclass(frozen=True)
@@ -158,15 +194,34 @@ def durations(table: Table, costs: Costs, serial: bool | None = None) -> Duratio
     serial = costs.serial if serial is None else serial
     layouts = table.placement.layouts
     by_kind, scale = per_stage(costs, int(table.placement.stages.max()), layouts)
-    stage = np.zeros(len(table), np.int64)
-    compute = table.compute
-    stage[compute] = table.placement.split(table.operation[compute]).stage
+    stage = _stages(table, costs)
     ticks = by_kind[table.kind, stage]
+    if costs.pairs:
+        put_pairs(table, *between(costs, scale), ticks)
     if table.placement.layouts:
         _open(table, costs, scale, ticks)
     elif not serial:
         _pair_up(table, costs, stage, scale, ticks)
     return Durations(ticks, scale, serial)
+
+
+def _stages(table: Table, costs: Costs) -> Array:
+    """The stage of each row that computes; and, where their times differ, of the operation that a
+    message is for, and of a gradient sum.
+    """
+    stage, rows = np.zeros(len(table), np.int64), table.compute
+    if isinstance(costs.times.get("send"), tuple):
+        rows = np.flatnonzero(COMPUTE[table.kind] | np.isin(table.kind, (Kind.SEND, Kind.RECV)))
+    stage[rows] = table.placement.split(table.operation[rows]).stage
+    if isinstance(costs.times.get("sum"), tuple):
+        sums = table.kind == Kind.SUM
+        stage[sums] = table.operation[sums]
+    return stage
+
+
+def between(costs: Costs, scale: int) -> tuple[list[Pair], list[int]]:
+    """The pairs of ranks with a time of their own, and these times in ticks."""
+    return [*costs.pairs], whole("costs", [*costs.pairs.values()], scale)
 
 
 def per_stage(costs: Costs, stages: int, layouts: tuple[Layout, ...] = ()) -> tuple[Array, int]:
@@ -243,6 +298,7 @@ def _scale(costs: Costs, layouts: tuple[Layout, ...] = ()) -> int:
         for times in costs.times.values()
         for time in (times if isinstance(times, tuple) else (times,))
     ]
+    stated += costs.pairs.values()
     shares = {len(parts) for parts in layouts}
     stated += [time / share for time in stated for share in shares]
     exact = lcm(1, *(time.denominator for time in stated))

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.findings import listed
 from pipec.program.costs import KEYS as COST_KEYS
-from pipec.program.costs import PART_KEY, Costs, PerStage
+from pipec.program.costs import PART_KEY, UNITS, Costs, PerStage
 from pipec.program.effects import COMPUTE, EXPERTS, STEP, Kind, Step
 from pipec.program.launches import glued
 from pipec.program.memory import Limit, Memory
@@ -234,8 +235,14 @@ def _first(program: Program, bad: Array, what: str) -> None:
 
 
 def encode_costs(costs: Costs) -> dict[str, Any]:
-    """Times as exact fractions."""
-    return {"times": _encode_amounts(costs.times), "serial": costs.serial}
+    """Times as exact fractions; pairs of ranks and the unit where there are any."""
+    pairs = [[*pair, str(time)] for pair, time in sorted(costs.pairs.items())]
+    return {
+        "times": _encode_amounts(costs.times),
+        "serial": costs.serial,
+        **({"pairs": pairs} if pairs else {}),
+        **({"unit": costs.unit} if costs.unit else {}),
+    }
 
 
 def decode_costs(section: Any) -> Costs:
@@ -243,7 +250,23 @@ def decode_costs(section: Any) -> Costs:
     times = _decode_amounts(member(section, "times", dict, "costs"), COST_KEYS, "costs.times")
     if any(part < 0 for time in times.values() for part in _parts(time)):
         raise Misshapen("`costs.times` has a time below 0", "times of 0 or more")
-    return Costs(times, member(section, "serial", bool, "costs"))
+    unit = of_type(section.get("unit", ""), str, "costs.unit")
+    if unit and unit not in UNITS:
+        raise Misshapen("`costs.unit` is not known", listed(UNITS), unit[:60])
+    return Costs(times, member(section, "serial", bool, "costs"), _pairs(section), unit)
+
+
+def _pairs(section: Any) -> dict[tuple[int, int], Fraction]:
+    where, pairs = "costs.pairs", {}
+    for one in of_type(section.get("pairs", []), list, where):
+        if len(of_type(one, list, where)) != 3:
+            raise Misshapen(f"`{where}` has the wrong form", "two ranks and a time")
+        source, target = (whole(rank, where, 0, MOST_RANKS - 1) for rank in one[:2])
+        time = _fraction(one[2], where)
+        if time < 0 or source == target or (source, target) in pairs:
+            raise Misshapen(f"`{where}` has a pair that cannot be", "a time of 0 or more, once")
+        pairs[source, target] = time
+    return pairs
 
 
 def encode_memory(memory: Memory) -> dict[str, Any]:

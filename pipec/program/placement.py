@@ -7,6 +7,7 @@ additions, and a table over operations is an array.
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,6 +153,19 @@ class Placement:
             tuple(sorted({flow.ranks[stage] for flow in self.flows if stage < flow.stages}))
             for stage in range(stages)
         )
+
+    @cached_property
+    def neighbours(self) -> tuple[tuple[int, int], ...]:
+        """(from, to): the ranks between which messages travel, each once, ascending."""
+        along = {pair for flow in self.flows for pair in pairwise(flow.ranks) if pair[0] != pair[1]}
+        back = {
+            pair[::-1]
+            for flow in self.flows
+            if flow.backward
+            for pair in pairwise(flow.ranks)
+            if pair[0] != pair[1]
+        }
+        return tuple(sorted(along | back))
 
     @cached_property
     def chunks(self) -> Array:

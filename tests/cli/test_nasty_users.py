@@ -182,7 +182,7 @@ def test_costs_as_they_are_measured(folder: Path) -> None:
     """Numbers with many digits, in seconds, with exponents, per stage; --cost goes over a file."""
     (folder / "x.json").write_text('{"F": [0.012345678901234567, 1.25e-2], "B": 1e-5, "W": 0.01}')
     result = pipec("verify", "1f1b", "P=2", "M=2", "--costs", "x.json", "--ranks")
-    assert result.exit_code == 0 and "F=per stage, B=1e-05" in result.stdout
+    assert result.exit_code == 0 and "F=[0.0123457, 0.0125], B=1e-05" in result.stdout
     result = pipec(*"verify 1f1b P=2 M=2 --costs x.json --cost F=0.01 --cost B=0.01".split())
     assert "makespan    0.09 " in result.stdout
 

@@ -39,16 +39,20 @@ def timeline(program: Program, costs: Costs, channels: Channels) -> Timeline:
 
 @st.composite
 def costs(draw: st.DrawFn) -> Costs:
-    """Any times, in part per stage, with the pair stated, left out or serial."""
+    """Any times, in part per stage, with the pair stated, left out or serial; messages as they
+    like, also between some pairs of ranks.
+    """
     per_stage = st.lists(TIMES, min_size=1, max_size=4).map(tuple)
     times: dict[str, Any] = {
         key: draw(TIMES | per_stage) for key in ("F", "B", "W") if draw(st.booleans())
     }
-    times |= {key: draw(TIMES) for key in ("BW", "send", "sum") if draw(st.booleans())}
+    times |= {key: draw(TIMES) for key in ("BW", "sum") if draw(st.booleans())}
+    times |= {"send": draw(TIMES | per_stage)} if draw(st.booleans()) else {}
     if draw(st.booleans()):
         times[PAIR] = draw(TIMES)
     serial = PAIR not in times and draw(st.booleans())
-    return Costs(times, serial)
+    between = st.tuples(st.integers(0, 4), st.integers(0, 4))
+    return Costs(times, serial, draw(st.dictionaries(between, TIMES, max_size=6)))
 
 
 def slowly(program: Program, costs: Costs, channels: Channels) -> dict[int, Fraction]:
@@ -80,10 +84,7 @@ def _try(
         both = (row, partner[row])
         waits = [one for end in both for one in _posted(program, channels, end)]
         if all(one in ends for one in waits):
-            kind, stage = Kind(program.kind[row]), program.instruction(row).stage
-            if kind is Kind.SUM:
-                stage = 0  # a sum costs the same whatever it sums
-            time = costs.time("sum" if kind is Kind.SUM else "send", stage)
+            time = _on_the_wire(program, costs, row)
             ends[both[0]] = ends[both[1]] = max((ends[one] for one in waits), default=0) + time
         return
     if program.tie[row]:
@@ -100,6 +101,16 @@ def _try(
     if all(one in ends for one in waits):
         latest = max((ends[one] for one in waits), default=Fraction(0))
         ends[row] = latest + _time(program, costs, row, second)
+
+
+def _on_the_wire(program: Program, costs: Costs, row: int) -> Fraction:
+    """The time of a sum, or of a message: that of its two ranks goes before that of its stage."""
+    one, rank = program.instruction(row), program.place(row)[0]
+    if one.kind is Kind.SUM:
+        return costs.time("sum", one.stage)
+    assert one.peer is not None
+    pair = (rank, one.peer) if one.kind is Kind.SEND else (one.peer, rank)
+    return costs.pairs.get(pair, costs.time("send", one.stage))
 
 
 def _time(program: Program, costs: Costs, row: int, second: int | None) -> Fraction:
