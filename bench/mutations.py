@@ -3,8 +3,8 @@
 python bench/mutations.py                  # 100 mutants of each kind, schedule and size
 python bench/mutations.py --each 10
 
-Whether a mutant behaves otherwise is found without the verifier (tests/verify/damage.py). Ends with
-status 1 if one that does is certified, or if one that does not is refused.
+Whether a mutant behaves otherwise is found without the verifier (tests/verify/mutants.py). Ends
+with status 1 if one that does is certified, or if one that does not is refused.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "verify"))
 
-from damage import DAMAGE, judged, library
+from damage import DAMAGE
+from mutants import judged, library
 
 Job = tuple[str, int, int, str, int]
 

@@ -63,11 +63,11 @@ class Holdings:
         with its first part and gives back with its last.
         """
         rows = self._by_row(taken), self._by_row(given)
+        rows[1][self._forgotten] -= rows[0][self._forgotten]
         if self.table.placement.layouts:
             compute, ends = self.table.compute, (self.table.entries, self.table.exits)
             for numbers, end in zip(rows, ends, strict=True):
                 numbers[compute[~np.isin(compute, end)]] = 0
-        rows[1][self._forgotten] -= rows[0][self._forgotten]
         return rows
 
     def _by_row(self, numbers: Array) -> Array:

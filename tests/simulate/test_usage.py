@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from pipec.compiler import build
+from pipec.compiler import Settings, build, layers_of
 from pipec.findings import PipecError
 from pipec.lower.lower import lower
 from pipec.program.costs import Costs, durations
@@ -296,6 +296,15 @@ def test_a_stage_held_twice_counts_twice() -> None:
     assert used.peak.tolist() == [1001, 110, 110, 1001]
     assert used.parts[0] == (Part("optimizer", 1001, 2),)
     assert used.peak_row.tolist() == program.start[:-1].tolist()
+
+
+@pytest.mark.parametrize(("neighbours", "most"), [(1, 1), (2, 2)])
+def test_an_opened_forward_holds_until_its_last_part(neighbours: int, most: int) -> None:
+    """Without a backward, too: forwards whose parts are issued in turn are held side by side."""
+    layers = layers_of("attention dispatch mlp combine")
+    settings = Settings(layers=layers, neighbours=neighbours)
+    program = build("forward", {"P": 2, "M": 4}, settings).program
+    assert usage(Memory(), timeline(program, Costs())).peak.tolist() == [most, most]
 
 
 def test_the_limit_is_exact() -> None:

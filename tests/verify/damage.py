@@ -1,38 +1,24 @@
-"""Damage to good programs, of every kind that has been seen in schedules, and what it does.
+"""Damage to good programs, of every kind that has been seen in schedules.
 
-Whether damage changes behaviour is found without the verifier: the machine (`machine.py`) says
-whether the program still runs to its end, the evaluator (`values.py`) whether every rank still does
-the same work and ends up with the same outputs and gradients, and a walk over the rows counts what
-is held. What a verdict says must be the same, both ways.
+What it does to a program is found in `mutants.py`, by three judges that do not know the verifier.
 """
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
 
 import numpy as np
-from machine import run, shuffled
-from values import Wrong, results
+from machine import shuffled
 
-from pipec.compiler import build
-from pipec.findings import PipecError
-from pipec.library import names
-from pipec.program.costs import Costs
-from pipec.program.effects import Kind
+from pipec.program.effects import COMPUTE, EXPERTS, Kind
 from pipec.program.graph import Channels, Topology
 from pipec.program.links import Links
-from pipec.program.memory import Limit, Memory
-from pipec.program.program import Instruction, Program
-from pipec.verify.certificate import verify
+from pipec.program.program import Program
 from pipec.verify.dataflow import dataflow
 from pipec.verify.deadlock import credits_needed
 from pipec.verify.matching import in_order
-
-SIZES = ((2, 2), (2, 3), (2, 4), (2, 6), (3, 6), (3, 4), (3, 3))
-UNTIED = {"overlap"}
-"""Refused although it would run: an overlap that the runtime could not make one."""
 
 
 @dataclass(frozen=True)
@@ -42,76 +28,6 @@ class Case:
     program: Program
     channels: Channels
     limit: Fraction
-
-
-@cache
-def library() -> tuple[tuple[str, int, int], ...]:
-    """Every library schedule at two sizes, the first and the last legal one of `SIZES`."""
-    cases = []
-    for name in names():
-        legal = [size for size in SIZES if good(name, *size) is not None]
-        cases += [(name, *legal[0]), (name, *legal[-1])]
-    return tuple(cases)
-
-
-@cache
-def good(name: str, ranks: int, microbatches: int) -> Program | None:
-    """A library program, or None where a `require` refuses it."""
-    try:
-        return build(name, {"P": ranks, "M": microbatches}).program
-    except PipecError:
-        return None
-
-
-def judged(name: str, ranks: int, microbatches: int, kind: str, seed: int) -> tuple[str, Case]:
-    """Damage a library program; what became of it, and the mutant.
-
-    `detected`: it behaves otherwise and is refused. `missed`: it is certified all the same.
-    `harmless`: it behaves as before and is certified. `refused`: it behaves as before and is not.
-    `none`: this seed finds nothing to damage in this way.
-    """
-    program = good(name, ranks, microbatches)
-    assert program is not None
-    draw = random.Random(f"{name} {ranks} {microbatches} {kind} {seed}")
-    topology = draw.choice(("rank", "pair", "directed"))
-    case = Case(program, Channels(topology, draw.choice((0, 1))), peak(program))
-    mutant = DAMAGE[kind](case, draw)
-    if mutant is None:
-        return "none", case
-    memory = Memory(limit=Limit(mutant.limit))
-    certificate = verify(mutant.program, Costs(), memory, mutant.channels)
-    same = behaves(program, mutant)
-    if certificate.ok:
-        return "harmless" if same else "missed", mutant
-    untied = {finding.code for finding in certificate.findings} == UNTIED
-    return "refused" if same and not untied else "detected", mutant
-
-
-def behaves(program: Program, mutant: Case) -> bool:
-    """Whether a mutant runs through, within its limit, to the same outputs and gradients."""
-    try:
-        whole = len(run(mutant.program, mutant.channels)) == len(mutant.program)
-        fits = peak(mutant.program) <= mutant.limit
-        return whole and fits and results(mutant.program) == results(program)
-    except (Wrong, ValueError):  # ValueError: SENDs without RECVs
-        return False
-
-
-def peak(program: Program) -> Fraction:
-    """The most that any rank holds: an activation from each F to the end of its W or BW."""
-    most = 0
-    keeps = {flow.name for flow in program.placement.flows if flow.backward}
-    for stream in program:
-        units: list[list[Instruction]] = []
-        for row in stream:
-            if row.peer is None:
-                units = [*units[:-1], [*units[-1], row]] if row.tied else [*units, [row]]
-        held = 0
-        for unit in units:
-            held += sum(row.kind is Kind.F for row in unit)
-            most = max(most, held)
-            held -= sum(row.kind in (Kind.W, Kind.BW) or row.flow not in keeps for row in unit)
-    return Fraction(most)
 
 
 # --- damage ---------------------------------------------------------------------------------------
@@ -231,10 +147,72 @@ def credits(case: Case, draw: random.Random) -> Case | None:
     for _ in range(20):
         program = shuffled(case.program, draw.randrange(10**6), draw.choice((0.5, 1.0, 2.0)))
         topology: Topology = draw.choice(("rank", "pair"))
-        needed = None if dataflow(program) else credits_needed(program, Links(program), topology)
-        if needed and in_order(program, Links(program)):
+        if needed := _needed(program, topology):
             fewer = needed - draw.choice((0, 1, 1))
             return Case(program, Channels(topology, fewer), case.limit)
+    return None
+
+
+def wait(case: Case, draw: random.Random) -> Case | None:
+    """A row of compute goes on before what it would wait for; no later row waits in its place."""
+    nowait = case.program.nowait.copy()
+    nowait[draw.choice(case.program.compute.tolist())] = True
+    return replace(case, program=replace(case.program, nowait=nowait))
+
+
+def part(case: Case, draw: random.Random) -> Case | None:
+    """A row of compute of an opened chunk names another part of it."""
+    program = case.program
+    row, parts = draw.choice(program.compute.tolist()), program.part.copy()
+    stage = int(program.placement.split(program.operation[row]).stage)
+    alike = np.flatnonzero(program.placement.wires[stage] == -1).tolist()
+    parts[row] = draw.choice([one for one in alike if one != parts[row]])
+    return replace(case, program=replace(program, part=parts))
+
+
+def group(case: Case, draw: random.Random) -> Case | None:
+    """An all-to-all or a gradient sum of a rank is issued behind the next one, or before it."""
+    program = case.program
+    sorts = (EXPERTS[program.kind], program.kind == Kind.SUM)
+    found = [
+        np.flatnonzero(sort & (program.rank == rank)).tolist()
+        for sort in sorts
+        for rank in range(program.ranks)
+    ]
+    pairs = [pair for rows in found for pair in itertools.pairwise(rows)]
+    if not pairs:
+        return None
+    one, other = draw.choice(pairs)
+    return draw.choice((_moved(case, one, other), _moved(case, other, one)))
+
+
+def members(case: Case, draw: random.Random) -> Case | None:
+    """Two neighbours in a launch change places."""
+    launched = launch(case, draw)
+    rows = np.flatnonzero(glued(launched.program)).tolist() if launched else []
+    if not launched or not rows:
+        return None
+    kind, peer = launched.program.kind.tolist(), launched.program.peer.tolist()
+    alike = [row for row in rows if kind[row] == kind[row - 1] and peer[row] == peer[row - 1]]
+    row, order = draw.choice(alike or rows), np.arange(len(launched.program))
+    order[[row - 1, row]] = row, row - 1
+    made = chosen(launched.program, order)
+    return replace(case, program=replace(made, tie=launched.program.tie))
+
+
+def launch(case: Case, draw: random.Random) -> Case | None:
+    """Messages that stand side by side are launched together, or no longer are.
+
+    In a program whose messages have strayed: where they stand as lowered, any launch is safe.
+    """
+    for _ in range(20):
+        program = shuffled(case.program, draw.randrange(10**6), draw.choice((1.0, 2.0, 4.0)))
+        needed = _needed(program, case.channels.topology)
+        if needed is not None and needed <= case.channels.credits:
+            rows, tie = (np.flatnonzero(_beside(program)) + 1).tolist(), program.tie.copy()
+            for row in draw.sample(rows, min(len(rows), draw.choice((1, 4, 100)))):
+                tie[row] = not tie[row]
+            return replace(case, program=replace(program, tie=tie)) if rows else None
     return None
 
 
@@ -246,13 +224,26 @@ DAMAGE: dict[str, Callable[[Case, random.Random], Case | None]] = {
     "retarget": retarget,
     "microbatch": microbatch,
     "stage": stage,
+    "part": part,
     "reorder a channel": reorder,
     "late RECV": late_recv,
+    "move a wait": wait,
     "move a SUM": sums,
+    "order of a group": group,
+    "order in a launch": members,
+    "other launches": launch,
     "shrink the limit": limit,
     "raise the peak": early_forward,
     "shrink a buffer": credits,
 }
+
+
+def _needed(program: Program, topology: Topology) -> int | None:
+    """The credits that a program needs which is sound apart from deadlock; None if it is not."""
+    links = Links(program)
+    sound = not dataflow(program) and in_order(program, links)
+    return credits_needed(program, links, topology) if sound else None
+
 
 # --- rows -----------------------------------------------------------------------------------------
 
@@ -289,8 +280,19 @@ def _renumbered(case: Case, draw: random.Random, part: str) -> Case | None:
     return replace(case, program=replace(program, operation=operation))
 
 
+def _beside(program: Program) -> np.ndarray:
+    """Whether each row and the next are messages of one rank."""
+    wired = (program.kind == Kind.SEND) | (program.kind == Kind.RECV)
+    return np.asarray(wired[:-1] & wired[1:] & (program.rank[1:] == program.rank[:-1]))
+
+
+def glued(program: Program) -> np.ndarray:
+    """Whether each row is launched with the message in the row before."""
+    return np.asarray(program.tie & np.append(False, _beside(program)))
+
+
 def chosen(program: Program, rows: np.ndarray) -> Program:
-    """Rows of a program in a new order; ties that lose their first half are cut."""
+    """Rows of a program in a new order; ties that lose what they were tied to are cut."""
     rank = program.rank[rows]
     tie = program.tie[rows].copy()
     made = replace(
@@ -308,4 +310,5 @@ def chosen(program: Program, rows: np.ndarray) -> Program:
     for before, row in zip([None, *compute], compute, strict=False):
         alone = before is None or made.rank[before] != made.rank[row] or tie[before]
         tie[row] &= not alone
-    return replace(made, tie=tie)
+    made = replace(made, tie=tie)
+    return replace(made, tie=tie & (COMPUTE[made.kind] | glued(made)))

@@ -1,12 +1,14 @@
 """A second model of ranks and channels, written without the event graph: it just runs.
 
 Dictionaries, lists and a loop that goes round until nothing moves any more. Slow and plain on
-purpose: the verifier's verdicts are compared with what happens here.
+purpose: the verifier's verdicts are compared with what happens here. Launches, all-to-alls and
+missing waits are known; tags are not.
 """
 
 import random
 from collections import defaultdict
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,7 +16,10 @@ from pipec.program.effects import Kind
 from pipec.program.graph import Channels
 from pipec.program.program import Program
 
-COMPUTE = (Kind.F, Kind.B, Kind.W, Kind.BW)
+COMPUTE = {Kind.F, Kind.B, Kind.W, Kind.BW}
+MESSAGES = {Kind.SEND, Kind.RECV}
+EXPERTS = {Kind.DISPATCH, Kind.COMBINE}
+Key = tuple[object, ...]
 
 
 def run(program: Program, channels: Channels) -> set[int]:
@@ -29,84 +34,128 @@ class Machine:
     """Rows complete one by one, each when everything that it waits for has completed."""
 
     def __init__(self, program: Program, channels: Channels):
-        self.program = program
+        self.kind = [Kind(kind) for kind in program.kind.tolist()]
+        self.rank, self.peer = program.rank.tolist(), program.peer.tolist()
+        self.tie, self.nowait = program.tie.tolist(), program.nowait.tolist()
         self.channels = channels
         self.done: set[int] = set()
         self.units: dict[int, list[int]] = defaultdict(list)
-        self.queues: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        self.pairs: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for row in range(len(program)):
-            kind, rank, peer = (
-                Kind(program.kind[row]),
-                int(program.rank[row]),
-                int(program.peer[row]),
-            )
-            if kind in COMPUTE:
-                self.units[rank].append(row)
-            elif kind is Kind.SUM:
-                self.queues["sum", rank].append(row)
-                self.pairs["sum", min(rank, peer), max(rank, peer), rank < peer].append(row)
-            else:
-                self.queues[self.queue(kind, rank, peer)].append(row)
-                way = (rank, peer) if kind is Kind.SEND else (peer, rank)
-                self.pairs["message", *way, kind is Kind.SEND].append(row)
+        self.computed: dict[int, int] = defaultdict(int)
+        """How many units of each rank have completed."""
+        self.queues: dict[Key, list[int]] = defaultdict(list)
+        self.head: dict[Key, int] = defaultdict(int)
+        """In each queue the place of the first row whose launch has not completed."""
+        self.pairs: dict[Key, list[int]] = defaultdict(list)
+        self.queue_of: dict[int, tuple[Key, int]] = {}
+        self.launch: dict[int, list[int]] = {}
+        self.behind: list[int] = []
+        """For each row, how many units of its rank stand before it."""
+        self.inputs = self._inputs(program)
+        for row, kind in enumerate(self.kind):
+            self.behind.append(len(self.units[self.rank[row]]))
+            self._add(row, kind, self.rank[row], self.peer[row])
 
-    def queue(self, kind: Kind, rank: int, peer: int) -> tuple[object, ...]:
+    def _add(self, row: int, kind: Kind, rank: int, peer: int) -> None:
+        if kind in COMPUTE:
+            self.units[rank].append(row)
+            return
+        key: Key = ("experts", rank)
+        if kind is Kind.SUM:
+            key = ("sum", rank)
+            self.pairs["sum", min(rank, peer), max(rank, peer), rank < peer].append(row)
+        elif kind in MESSAGES:
+            key = self.queue(kind, rank, peer)
+            way = (rank, peer) if kind is Kind.SEND else (peer, rank)
+            self.pairs["message", *way, kind is Kind.SEND].append(row)
+        tied = kind in MESSAGES and self.tie[row] and row - 1 in self.launch
+        tied = tied and self.kind[row - 1] in MESSAGES and self.rank[row - 1] == rank
+        self.launch[row] = self.launch[row - 1] if tied else []
+        self.launch[row].append(row)
+        self.queue_of[row] = key, len(self.queues[key])
+        self.queues[key].append(row)
+
+    def queue(self, kind: Kind, rank: int, peer: int) -> Key:
         return {
             "rank": (rank,),
             "pair": (rank, peer),
             "directed": (rank, peer, kind),
         }[self.channels.topology]
 
+    def _inputs(self, program: Program) -> dict[int, list[int]]:
+        """For each compute row the messages or the all-to-all that bring what it consumes."""
+        lengths, operations = program.placement.lengths.tolist(), program.operation.tolist()
+        split = program.placement.split(np.where(program.kind == Kind.SUM, 0, program.operation))
+        forward, stage = (split.step == 0).tolist(), split.stage.tolist()
+        brought: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+        inputs = {}
+        for row, (kind, part) in enumerate(zip(self.kind, program.part.tolist(), strict=True)):
+            rank, operation = self.rank[row], operations[row]
+            entry = 0 if forward[row] else lengths[stage[row]] - 1
+            if kind is Kind.RECV:
+                brought[rank, operation, entry].append(row)
+            elif kind in EXPERTS:
+                brought[rank, operation, part + (1 if forward[row] else -1)].append(row)
+            elif kind in COMPUTE and not self.nowait[row]:
+                inputs[row] = list(brought[rank, operation, part])
+        return inputs
+
     def turn(self) -> bool:
         """Complete what can be completed now; whether anything was."""
         before = len(self.done)
-        for rows in self.units.values():
-            for row in rows:
-                if row not in self.done and self.can_compute(row, rows):
-                    self.done.add(row)
+        for rank, rows in self.units.items():
+            while self.computed[rank] < len(rows) and self.can_compute(rank, rows):
+                self.done.add(rows[self.computed[rank]])
+                self.computed[rank] += 1
         for key, sends in list(self.pairs.items()):
             if key[-1]:
                 self.meet(sends, self.pairs[(*key[:-1], False)], key[0] == "sum")
+        for key, rows in self.queues.items():
+            while key[0] == "experts" and self.head[key] < len(rows):
+                row = rows[self.head[key]]
+                if not self.reached(row):
+                    break
+                self.done.add(row)
+                self.head[key] += 1
         return len(self.done) > before
 
-    def can_compute(self, row: int, rows: list[int]) -> bool:
-        place = rows.index(row)
-        if not all(earlier in self.done for earlier in rows[:place]):
-            return False
-        partner = rows[place + 1 : place + 2]
-        both = [row, *(other for other in partner if self.program.tie[other])]
-        return all(self.arrived(unit) for unit in both)
+    def can_compute(self, rank: int, rows: list[int]) -> bool:
+        """Whether a rank's next unit has what it needs; of an OVERLAP, both halves."""
+        place = self.computed[rank]
+        partner = [row for row in rows[place + 1 : place + 2] if self.tie[row]]
+        both = [rows[place], *partner]
+        return all(self.through(message) for unit in both for message in self.inputs.get(unit, []))
 
-    def arrived(self, unit: int) -> bool:
-        """Whether everything that is received for an operation is there."""
-        program = self.program
-        return all(
-            recv in self.done
-            for recv in range(int(program.start[program.rank[unit]]), unit)
-            if program.kind[recv] == Kind.RECV
-            and program.operation[recv] == program.operation[unit]
-        )
+    def through(self, row: int) -> bool:
+        """Whether a row and all that was launched with it have completed."""
+        return all(member in self.done for member in self.launch[row])
 
     def meet(self, sends: list[int], recvs: list[int], collective: bool) -> None:
         for place, (send, recv) in enumerate(zip(sends, recvs, strict=True)):
+            if send in self.done and recv in self.done:
+                continue
             credits = 0 if collective else self.channels.credits
-            ready = self.at_head(send) and self.at_head(recv)
-            if ready and (send not in self.done or recv not in self.done):
+            if self.reached(send) and self.reached(recv):
                 self.done |= {send, recv} if credits == 0 else {recv}
-            if credits and self.at_head(send):
+            if credits and self.reached(send):
                 room = place < credits or recvs[place - credits] in self.done
                 self.done |= {send} if room else set()
 
-    def at_head(self, row: int) -> bool:
-        """Posted, and everything before it in its queue has completed."""
-        program, rank = self.program, int(self.program.rank[row])
-        if any(unit not in self.done for unit in self.units[rank] if unit < row):
-            return False
-        kind = Kind(program.kind[row])
-        key = ("sum", rank) if kind is Kind.SUM else self.queue(kind, rank, int(program.peer[row]))
-        queue = self.queues[key]
-        return all(earlier in self.done for earlier in queue[: queue.index(row)])
+    def reached(self, row: int) -> bool:
+        """All its launch is posted, and everything before it in its queues has completed."""
+        for member in self.launch[row]:
+            key, place = self.queue_of[member]
+            while place and self.queues[key][place - 1] in self.launch[row]:
+                place -= 1
+            posted = self.computed[self.rank[member]] >= self.behind[member]
+            if not posted or not self.ahead_is_through(key, place):
+                return False
+        return True
+
+    def ahead_is_through(self, key: Key, place: int) -> bool:
+        rows = self.queues[key]
+        while self.head[key] < place and self.through(rows[self.head[key]]):
+            self.head[key] += 1
+        return self.head[key] >= place
 
 
 def shuffled(program: Program, seed: int, spread: float) -> Program:
@@ -117,25 +166,23 @@ def shuffled(program: Program, seed: int, spread: float) -> Program:
     """
     draw = random.Random(seed)
     order: list[int] = []
-    row_of = {
-        int(program.operation[row]): row
-        for row in range(len(program))
-        if program.kind[row] in COMPUTE
-    }
-    for rank in range(program.ranks):
-        begin, end = int(program.start[rank]), int(program.start[rank + 1])
-        units = [row for row in range(begin, end) if program.kind[row] in COMPUTE]
+    kinds, operation = program.kind.tolist(), program.operation.tolist()
+    row_of = {operation[row]: row for row, kind in enumerate(kinds) if kind in COMPUTE}
+    for begin, end in pairwise(program.start.tolist()):
+        units = [row for row in range(begin, end) if kinds[row] in COMPUTE]
         keys: dict[int, float] = {row: place for place, row in enumerate(units)}
+        before = begin
         for row in range(begin, end):
-            if program.kind[row] == Kind.RECV:
-                place = keys[row_of[int(program.operation[row])]]
+            if kinds[row] in COMPUTE:
+                before = row
+            elif kinds[row] == Kind.RECV:
+                place = keys[row_of[operation[row]]]
                 keys[row] = place - 0.01 - draw.random() * spread
-            elif program.kind[row] == Kind.SEND:
-                before = [unit for unit in units if unit < row]
-                keys[row] = keys[before[-1]] + 0.01 + draw.random() * spread
-            elif program.kind[row] == Kind.SUM:
-                keys[row] = keys[max(unit for unit in units if unit < row)] + 0.5
-        order += sorted(range(begin, end), key=lambda row: keys[row])
+            elif kinds[row] == Kind.SEND:
+                keys[row] = keys[before] + 0.01 + draw.random() * spread
+            elif kinds[row] == Kind.SUM:
+                keys[row] = keys[before] + 0.5
+        order += sorted(range(begin, end), key=keys.__getitem__)
     rows = np.array(order)
     return replace(
         program,

@@ -1,13 +1,14 @@
 """Every kind of damage to every library schedule is detected, or it changes nothing.
 
-How the tests know what damage does, stands in `damage.py`. `bench/mutations.py` counts many more.
+How the tests know what damage does, stands in `mutants.py`. `bench/mutations.py` counts many more.
 """
 
 from collections import Counter
 
 import numpy as np
 import pytest
-from damage import DAMAGE, chosen, good, judged, library
+from damage import DAMAGE, chosen
+from mutants import good, judged, library
 
 from pipec.program.costs import Costs
 from pipec.program.listing import listing, parse_listing
@@ -17,25 +18,35 @@ from pipec.verify.certificate import verify
 
 EACH = 2
 """Mutants of each kind, of each schedule, at each size."""
+SOMETIMES = set(DAMAGE) - {
+    "drop",
+    "duplicate",
+    "retarget",
+    "microbatch",
+    "stage",
+    "part",
+    "reorder a channel",
+    "late RECV",
+}
+"""The kinds that may change nothing."""
 counted: Counter[str] = Counter()
 
 
 @pytest.mark.parametrize("case", library(), ids=lambda case: "-".join(map(str, case)))
-@pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_detected_or_changes_nothing(kind: str, case: tuple[str, int, int]) -> None:
+def test_damage_is_detected_or_changes_nothing(case: tuple[str, int, int]) -> None:
     """What is certified does what it did before, and what is refused does not."""
-    for seed in range(EACH):
-        outcome, mutant = judged(*case, kind, seed)
-        assert outcome not in ("missed", "refused"), listing(mutant.program)
-        counted[f"{kind}: {outcome}"] += 1
+    for kind in DAMAGE:
+        for seed in range(EACH):
+            outcome, mutant = judged(*case, kind, seed)
+            assert outcome not in ("missed", "refused"), (kind, listing(mutant.program))
+            counted[f"{kind}: {outcome}"] += 1
 
 
 def test_damage_was_of_all_kinds() -> None:
     """The tests above saw every kind detected, and kinds that may change nothing change nothing."""
     if counted:  # else this test was asked for alone
         assert {f"{kind}: detected" for kind in DAMAGE} <= set(counted)
-        sometimes = ("swap", "move", "shrink the limit", "raise the peak", "shrink a buffer")
-        assert {f"{kind}: harmless" for kind in sometimes} <= set(counted)
+        assert {f"{kind}: harmless" for kind in SOMETIMES} <= set(counted)
 
 
 def test_a_mutant_reads_back_from_its_listing() -> None:

@@ -1,17 +1,37 @@
 """What a program computes, symbolically: written without the effects table, links or graph.
 
 Every forward is a term over its input, every backward a term over its forward and its gradient;
-messages carry whatever term was made, by position in their directed pair. What is compared are the
-outputs of the last stages and the gradients that every rank ends up with.
+of an opened chunk, every part is. Messages carry whatever term was made, by position in their
+directed pair. What is compared are the outputs of the last stages and the gradients that every rank
+ends up with. What another lane brings is not there for a row that does not wait.
 """
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
+from functools import cache
+from itertools import count
 from typing import Any
+
+import numpy as np
 
 from pipec.program.effects import Kind
 from pipec.program.program import Program
 
 Term = Any
+FORWARD, BACKWARD = 0, 1
+TRAINS = (Kind.B, Kind.BW, Kind.W)
+EXPERTS = (Kind.DISPATCH, Kind.COMBINE)
+MADE_BY = (Kind.F, Kind.B, Kind.BW, *EXPERTS)
+"""What makes activations and gradients."""
+
+
+_numbers = count()
+
+
+@cache
+def term_of(*parts: Term) -> int:
+    """A term as a number, the same for equal parts: terms share most of what is in them."""
+    return next(_numbers)
 
 
 class Wrong(Exception):
@@ -29,13 +49,20 @@ class _Evaluation:
         self.program = program
         self.terms: dict[int, Term] = {}
         self.partner: dict[int, int] = {}
+        self.kind = [Kind(kind) for kind in program.kind.tolist()]
+        self.rank, self.peer = program.rank.tolist(), program.peer.tolist()
+        self.nowait, self.start = program.nowait.tolist(), program.start.tolist()
+        sums = program.kind == Kind.SUM
+        split = program.placement.split(np.where(sums, 0, program.operation))
+        self.operation = program.operation.tolist()
+        self.of = list(zip(*(part.tolist() for part in split), program.part.tolist(), strict=True))
+        self.stages = program.placement.stages.tolist()
+        self.parts = program.placement.lengths.tolist()
+        self.rows: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        """The rows of a rank, of a kind, for a flow, step, stage, microbatch and part."""
         ends: dict[Any, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
-        for row in range(len(program)):
-            kind, rank, peer = (
-                Kind(program.kind[row]),
-                int(program.rank[row]),
-                int(program.peer[row]),
-            )
+        for row, (kind, rank, peer) in enumerate(zip(self.kind, self.rank, self.peer, strict=True)):
+            self.rows[rank, kind, self.of[row]].append(row)
             if kind in (Kind.SEND, Kind.RECV):
                 sends = kind is Kind.SEND
                 ends[(rank, peer) if sends else (peer, rank)][sends].append(row)
@@ -46,51 +73,37 @@ class _Evaluation:
                 self.partner[one], self.partner[other] = other, one
 
     def work(self) -> Counter[Term]:
-        """How often each rank computes what."""
+        """How often each rank computes what, and sends it through all-to-alls."""
         return Counter(
-            (int(self.program.rank[row]), Kind(self.program.kind[row]), self.of(row))
-            for row in range(len(self.program))
-            if self.program.kind[row] in (Kind.F, Kind.B, Kind.BW, Kind.W)
+            (self.rank[row], kind, self.of[row])
+            for row, kind in enumerate(self.kind)
+            if kind in (*MADE_BY, Kind.W)
         )
 
     def outputs(self) -> Counter[Term]:
-        last = [flow.stages - 1 for flow in self.program.placement.flows]
-        forwards = [row for row in range(len(self.program)) if self.program.kind[row] == Kind.F]
-        ends = [row for row in forwards if self.of(row)[2] == last[self.of(row)[0]]]
-        return Counter((self.of(row), self.term(row)) for row in ends)
+        ends = []
+        for row, kind in enumerate(self.kind):
+            flow, _, stage, _, part = self.of[row]
+            last = stage == self.stages[flow] - 1 and part == self.parts[stage] - 1
+            ends += [row] if kind is Kind.F and last else []
+        return Counter((self.of[row], self.term(row)) for row in ends)
 
     def totals(self) -> dict[tuple[int, int], Counter[Term]]:
-        program = self.program
-        stages = {
-            (int(program.rank[row]), self.of(row)[2])
-            for row in range(len(program))
-            if program.kind[row] in (Kind.B, Kind.BW, Kind.W)
+        trains = [row for row, kind in enumerate(self.kind) if kind in TRAINS]
+        stages = {(self.rank[row], self.of[row][2]) for row in trains}
+        return {
+            (rank, stage): self.total(rank, stage, self.start[rank + 1]) for rank, stage in stages
         }
-        ends = program.start[1:].tolist()
-        return {(rank, stage): self.total(rank, stage, ends[rank]) for rank, stage in stages}
-
-    def of(self, row: int) -> tuple[int, int, int, int]:
-        flow, step, stage, microbatch = self.program.placement.split(self.program.operation[row])
-        return int(flow), int(step), int(stage), int(microbatch)
-
-    def before(self, row: int, kinds: tuple[Kind, ...], wanted: tuple[int, ...]) -> int | None:
-        """The last earlier row of the same rank of these kinds: flow, step, stage, microbatch."""
-        begin = int(self.program.start[self.program.rank[row]])
-        for earlier in range(row - 1, begin - 1, -1):
-            if self.program.kind[earlier] in kinds and self.of(earlier) == wanted:
-                return earlier
-        return None
 
     def total(self, rank: int, stage: int, end: int) -> Counter[Term]:
         """What a rank has added up for a stage before row `end`."""
         sum_: Counter[Term] = Counter()
-        for row in range(int(self.program.start[rank]), end):
-            kind = Kind(self.program.kind[row])
-            if kind is Kind.SUM and self.program.operation[row] == stage:
+        for row in range(self.start[rank], end):
+            kind = self.kind[row]
+            if kind is Kind.SUM and self.operation[row] == stage:
                 other = self.partner[row]
-                theirs = int(self.program.rank[other]), int(self.program.operation[other])
-                sum_ = sum_ + self.total(*theirs, other)
-            elif kind in (Kind.B, Kind.BW, Kind.W) and self.of(row)[2] == stage:
+                sum_ = sum_ + self.total(self.rank[other], self.operation[other], other)
+            elif kind in TRAINS and self.of[row][2] == stage:
                 parts = {Kind.B: ("b",), Kind.W: ("w",), Kind.BW: ("b", "w")}[kind]
                 sum_.update((part, self.term(row)) for part in parts)
         return sum_
@@ -104,35 +117,62 @@ class _Evaluation:
         return self.terms[row]
 
     def computed(self, row: int) -> Term:
-        kind, (flow, step, stage, mb) = Kind(self.program.kind[row]), self.of(row)
-        last = self.program.placement.flows[flow].stages - 1
+        kind, (flow, step, stage, mb, part) = self.kind[row], self.of[row]
         if kind is Kind.RECV:
             return self.term(self.partner[row])
         if kind is Kind.SEND:
-            source = (flow, step, stage - 1 if step == 0 else stage + 1, mb)
-            return self.made(row, (Kind.F, Kind.B, Kind.BW), source)
-        if kind is Kind.F:
-            given = ("input", flow, mb)
-            if stage:
-                given = self.brought(row, (flow, 0, stage, mb), (flow, 0, stage - 1, mb))
-            return ("f", stage, given)
+            return self.term(self.maker(row, (flow, step, stage, mb)))
         if kind is Kind.W:
-            return self.made(row, (Kind.B,), (flow, 1, stage, mb))
-        forward = self.made(row, (Kind.F,), (flow, 0, stage, mb))
-        gradient: Term = ("loss", flow, mb, forward)
-        if stage < last:
-            gradient = self.brought(row, (flow, 1, stage, mb), (flow, 1, stage + 1, mb))
-        return ("b", stage, forward, gradient)
+            return self.term(self.made(row, (Kind.B,), (flow, BACKWARD, stage, mb, part)))
+        if step == FORWARD:
+            given = term_of("input", flow, mb)
+            if part:
+                given = self.beside(row, (flow, step, stage, mb, part - 1))
+            elif stage:
+                given = self.brought(row, (flow, step, stage, mb))
+            return term_of("f", stage, part, given)
+        forward = self.made(row, (Kind.F, *EXPERTS), (flow, FORWARD, stage, mb, part))
+        gradient = term_of("loss", flow, mb, self.term(forward))
+        if part < self.parts[stage] - 1:
+            gradient = self.beside(row, (flow, step, stage, mb, part + 1))
+        elif stage < self.stages[flow] - 1:
+            gradient = self.brought(row, (flow, step, stage, mb))
+        return term_of("b", stage, part, self.term(forward), gradient)
 
-    def brought(self, row: int, own: tuple[int, ...], source: tuple[int, ...]) -> Term:
+    def brought(self, row: int, own: tuple[int, ...]) -> Term:
         """What an operation consumes: received for it on its rank, or made there."""
-        received = self.before(row, (Kind.RECV,), own)
-        if received is not None:
-            return self.term(received)
-        return self.made(row, (Kind.F, Kind.B, Kind.BW), source)
+        received = self.before(row, (Kind.RECV,), (*own, 0))
+        if received is None:
+            return self.term(self.maker(row, own))
+        if self.nowait[row]:
+            raise Wrong(f"row {row} does not wait for row {received}")
+        return self.term(received)
 
-    def made(self, row: int, kinds: tuple[Kind, ...], wanted: tuple[int, ...]) -> Term:
+    def maker(self, row: int, own: tuple[int, ...]) -> int:
+        """The row that ends what an operation takes its input from."""
+        flow, step, stage, mb = own
+        source = stage - 1 if step == FORWARD else stage + 1
+        end = self.parts[source] - 1 if step == FORWARD else 0
+        return self.made(row, MADE_BY, (flow, step, source, mb, end))
+
+    def beside(self, row: int, wanted: tuple[int, ...]) -> Term:
+        """What the part before this one has made, in the same chunk."""
+        maker = self.made(row, MADE_BY, wanted)
+        if self.kind[maker] in EXPERTS and self.nowait[row]:
+            raise Wrong(f"row {row} does not wait for row {maker}")
+        return self.term(maker)
+
+    def made(self, row: int, kinds: tuple[Kind, ...], wanted: tuple[int, ...]) -> int:
         found = self.before(row, kinds, wanted)
         if found is None:
             raise Wrong(f"row {row} uses {wanted}, which is not there")
-        return self.term(found)
+        return found
+
+    def before(self, row: int, kinds: tuple[Kind, ...], wanted: tuple[int, ...]) -> int | None:
+        """The last earlier row of the same rank of these kinds for what is wanted."""
+        earlier = []
+        for kind in kinds:
+            rows = self.rows.get((self.rank[row], kind, wanted), [])
+            at = bisect_left(rows, row)
+            earlier += rows[at - 1 : at] if at else []
+        return max(earlier, default=None)
