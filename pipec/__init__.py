@@ -6,6 +6,7 @@ from typing import Any
 from pipec.compiler import compile
 from pipec.findings import Finding, PipecError, Place
 from pipec.program.costs import Costs
+from pipec.program.costs_file import CostsFile, load_costs
 from pipec.program.graph import Channels
 from pipec.program.memory import Memory
 from pipec.program.plan import Plan, load_plan
@@ -13,12 +14,14 @@ from pipec.program.plan import Plan, load_plan
 __all__ = [
     "Channels",
     "Costs",
+    "CostsFile",
     "Finding",
     "Memory",
     "PipecError",
     "Place",
     "Plan",
     "compile",
+    "load_costs",
     "load_plan",
 ]
 

@@ -24,6 +24,7 @@ from pipec.order.arrange import arrange
 from pipec.order.expand import BUDGET
 from pipec.order.schedule import bind
 from pipec.program.costs import Costs
+from pipec.program.costs_file import CostsFile, load_costs
 from pipec.program.graph import Channels
 from pipec.program.listing import is_listing, parse_listing
 from pipec.program.memory import Limit, Memory, with_limit
@@ -75,7 +76,7 @@ class Compiled:
 def compile(
     schedule: str | os.PathLike[str],
     *,
-    costs: Costs | None = None,
+    costs: Costs | CostsFile | str | os.PathLike[str] | None = None,
     memory: Memory | None = None,
     memory_limit: Fraction | int | str | None = None,
     channels: Channels | None = None,
@@ -87,15 +88,18 @@ def compile(
     """Compile and verify a library schedule or a `.pipe` file: `compile("dualpipe", P=4, M=8)`.
 
     grouped: the two sides of an exchange in one launch.
+    costs: times, or a costs file (read, or its name), whose sizes `memory` overrides.
     layers: the parts of every chunk, such as `"4 x attention dispatch mlp combine"`.
     neighbours: how many operations of a rank may be interleaved part by part (see `Settings`).
     Raises `PipecError` with the findings if anything is wrong with the text or the program.
     """
     limit = None if memory_limit is None else Limit.of(memory_limit)
     opened = None if layers is None else layers_of(layers)
+    file = _costs_file(costs)
+    sizes = file.memory.override(memory) if file.memory and memory else memory or file.memory
     settings = Settings(
-        costs,
-        with_limit(memory, limit),
+        file.costs,
+        with_limit(sizes, limit),
         channels or Channels(),
         grouped=grouped,
         layers=opened,
@@ -106,6 +110,14 @@ def compile(
     if not certificate.ok:
         raise PipecError(certificate.findings, compiled.source)
     return plan_of(compiled, certificate)
+
+
+def _costs_file(costs: Costs | CostsFile | str | os.PathLike[str] | None) -> CostsFile:
+    if isinstance(costs, CostsFile):
+        return costs
+    if isinstance(costs, Costs) or costs is None:
+        return CostsFile(costs or Costs())
+    return load_costs(costs)
 
 
 def build(

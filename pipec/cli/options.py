@@ -12,6 +12,7 @@ import click
 from pipec.compiler import Settings, layers_of
 from pipec.order.expand import BUDGET
 from pipec.program.costs import Costs
+from pipec.program.costs_file import load_costs
 from pipec.program.graph import TOPOLOGIES, Channels
 from pipec.program.memory import Limit, Memory, with_limit
 
@@ -61,7 +62,10 @@ def compiling(command: Command) -> Command:
             help="Times, e.g. 'F=1,B=1,W=1,F&B=3,send=0'.",
         ),
         click.option(
-            "--costs", "costs_file", metavar="FILE", help="Times from a TOML or JSON file."
+            "--costs",
+            "costs_file",
+            metavar="FILE",
+            help="Times, and sizes if it has any, from a costs file.",
         ),
         click.option(
             "--channels",
@@ -105,9 +109,8 @@ def compiling(command: Command) -> Command:
 
 def settings(options: dict[str, Any]) -> Settings:
     """The common options as settings. Raises `click.UsageError`."""
-    costs = None
-    if options["costs_file"]:
-        costs = Costs.of(_table(Path(options["costs_file"]), "a costs file", "F = 1.0"))
+    file = load_costs(options["costs_file"]) if options["costs_file"] else None
+    costs = file.costs if file else None
     words = [word for cost in options["cost"] for word in cost.split(",")]
     if words:
         stated = Costs.of(_assigned(words, "--cost"))
@@ -116,7 +119,7 @@ def settings(options: dict[str, Any]) -> Settings:
     layers = None if options["layers"] is None else layers_of(options["layers"])
     return Settings(
         costs,
-        _memory(options),
+        _memory(options, file.memory if file else None),
         channels,
         options["budget"],
         options["grouped"],
@@ -125,12 +128,13 @@ def settings(options: dict[str, Any]) -> Settings:
     )
 
 
-def _memory(options: dict[str, Any]) -> Memory | None:
-    """Files first, then what the command line states; the limit apart from both."""
+def _memory(options: dict[str, Any], measured: Memory | None) -> Memory | None:
+    """The costs file first, files of sizes, what the command line states; the limit apart."""
     limit = None if options["memory_limit"] is None else Limit.of(options["memory_limit"])
     files = [Path(words) for words in options["memory"] if "=" not in words]
     words = [word for words in options["memory"] if "=" in words for word in words.split(",")]
-    stated = [Memory.of(_table(path, "a memory file", "activation = '1.5GB'")) for path in files]
+    stated = [measured] if measured else []
+    stated += [Memory.of(_table(path, "a memory file", "activation = '1.5GB'")) for path in files]
     stated += [Memory.of(_assigned(words, "--memory"))] if words else []
     return with_limit(reduce(Memory.override, stated) if stated else None, limit)
 

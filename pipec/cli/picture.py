@@ -141,7 +141,7 @@ def _draw_parts(
     window = (int(span[0] * time.scale), ceil(span[1] * time.scale)) if span else None
     heading, screen = title(compiled), console()
     if svg:
-        replace_text(Path(svg), parts_svg(time, heading, window))
+        replace_text(Path(svg), parts_svg(time, heading, window, str(compiled.costs)))
     known = screen.is_terminal or "COLUMNS" in os.environ
     screen.print(Text(heading, "bold").append(f"  (costs {compiled.costs})", "not bold"))
     screen.print(parts_text(time, screen.width if known else _WIDTH, window))
@@ -157,7 +157,8 @@ def _draw(compiled: Compiled, chosen: Settings, svg: str | None, form: str) -> N
         time, used = _timeline(compiled, chosen, form)
     summary = report(time, used)
     if svg:
-        replace_text(Path(svg), timeline_svg(time, summary, title(compiled), used))
+        picture = timeline_svg(time, summary, title(compiled), used, str(compiled.costs))
+        replace_text(Path(svg), picture)
     if form == "json":
         emit({"makespan": summary.makespan, **timeline_json(time)})
         return

@@ -121,7 +121,7 @@ class Costs:
         parts += [f"{PAIR}={SERIAL}"] if self.serial else []
         parts += [f"{key}={_text(self.times[key])}" for key in self.times if "." in key]
         parts.append(f"send={self._send()}")
-        return ", ".join(parts) + (f" {self.unit}" if self.unit else "")
+        return ", ".join(parts) + (f", in {self.unit}" if self.unit else "")
 
     def _send(self) -> str:
         if not self.pairs:

@@ -12,10 +12,12 @@ _ROW, _GAP, _TOP, _MARGIN, _TICK = 22, 10, 40, 14, 90
 _NARROWEST, _WIDEST, _CELL = 560, 12000, 44
 
 
-def parts_svg(time: Timeline, title: str, window: tuple[int, int] | None = None) -> str:
+def parts_svg(
+    time: Timeline, title: str, window: tuple[int, int] | None = None, costs: str = ""
+) -> str:
     """Both lanes of every rank; hover over a part for its details.
 
-    window: the time that is drawn, in ticks; all of it unless stated.
+    window: the time that is drawn, in ticks; all of it unless stated. costs: what it comes from.
     """
     ranks = lanes(time)
     strokes = [stroke for both in ranks for lane in both for stroke in lane]
@@ -24,7 +26,9 @@ def parts_svg(time: Timeline, title: str, window: tuple[int, int] | None = None)
     left = 2 * _MARGIN + breadth(f"rank {len(ranks)}  {LANES[1]}")
     pitch = 2 * _ROW + 2 + _GAP
     bottom = _TOP + pitch * len(ranks) - _GAP
+    said = f"; costs {costs}" if costs else ""
     drawn = [word(_MARGIN, 24, title, "title")]
+    drawn += [word(_MARGIN + breadth(title, 15), 24, said, "faint")] if said else []
     for value in ticks((end - begin) / time.scale, int(width // _TICK) + 1):
         x = left + value * time.scale * width / (end - begin)
         drawn.append(
@@ -49,7 +53,7 @@ def parts_svg(time: Timeline, title: str, window: tuple[int, int] | None = None)
         f'viewBox="0 0 {whole:.0f} {height:.0f}" role="img">'
     )
     back = '<rect class="back" width="100%" height="100%" rx="6"/>'
-    style = f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    style = f"<title>{escape(title + said)}</title><style>{STYLE}</style>"
     return "\n".join([head, style, back, *drawn, "</svg>\n"])
 
 

@@ -63,11 +63,15 @@ class _Picture:
         return self.placement.chunks[flow, rank].tolist().index(stage)
 
 
-def timeline_svg(time: Timeline, report: Report, title: str, used: Usage | None = None) -> str:
+def timeline_svg(
+    time: Timeline, report: Report, title: str, used: Usage | None = None, costs: str = ""
+) -> str:
     """The picture of a timeline with its figures; hover over an operation for its details.
 
     used: the memory over time of the same timeline, drawn as a strip below each rank.
+    costs: what the figures were computed with.
     """
+    said = f"; costs {costs}" if costs else ""
     picture = _picture(time, report, used)
     legend, depth = _legend(picture)
     width = picture.left + picture.width + 2 * _COLUMN + _MARGIN
@@ -75,10 +79,10 @@ def timeline_svg(time: Timeline, report: Report, title: str, used: Usage | None 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style>",
+        f"<title>{escape(title + said)}</title><style>{STYLE}</style>",
         '<rect class="back" width="100%" height="100%" rx="6"/>',
         word(_MARGIN, 24, _cut(title, width, 15), "title"),
-        word(_MARGIN, 42, _cut(_figures(report), width, 11), "faint"),
+        word(_MARGIN, 42, _cut(_figures(report) + said, width, 11), "faint"),
         *_axis(picture),
     ]
     for rank in range(len(picture.ranks)):

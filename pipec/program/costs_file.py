@@ -1,0 +1,142 @@
+"""The costs file: measured or stated times and sizes, as TOML (or JSON), read and written exactly.
+
+docs/costs.md documents it. What is wrong with a file is said with its line.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipec.files import replace_text
+from pipec.findings import Finding, PipecError, listed, nearest
+from pipec.program.costs import UNITS, Costs
+from pipec.program.costs_text import costs_text
+from pipec.program.costs_where import broken_at, key_at
+from pipec.program.memory import Memory
+from pipec.program.sizes import Stated, read_stated, settle
+from pipec.source import Source, Span
+
+OPENED = ("F", "B", "W", "BW")
+"""Kinds whose parts may be stated in a table: `[F]`, `mlp = 1`."""
+
+
+@dataclass(frozen=True)
+class CostsFile:
+    """Times, and sizes if there are any."""
+
+    costs: Costs = Costs()
+    memory: Memory | None = None
+
+    def save(
+        self, path: str | os.PathLike[str], notes: Mapping[str, str] | None = None, head: str = ""
+    ) -> None:
+        """Write the file; an existing one is replaced whole or not at all.
+
+        notes: comments for keys, such as `F`, `send` or `memory.stash`; head: one for the whole.
+        """
+        replace_text(Path(path), costs_text(self.costs, self.memory, notes or {}, head))
+
+
+def load_costs(path: str | os.PathLike[str]) -> CostsFile:
+    """Read a costs file. Raises `PipecError` with all that is wrong with it, line by line."""
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        finding = Finding("usage", f"{path} is not a costs file", None, "TOML in UTF-8", "bytes")
+        raise PipecError([finding]) from None
+    return parse_costs(Source(str(path), content))
+
+
+def parse_costs(source: Source) -> CostsFile:
+    """Read the text of a costs file. Raises `PipecError`."""
+    table, findings = _table(source), _Findings(source)
+    sizes = table.pop("memory", None)
+    costs = _costs(table, findings)
+    memory = None if sizes is None else _memory(sizes, findings)
+    if findings.all:
+        raise PipecError(findings.all, source)
+    return CostsFile(costs, memory)
+
+
+class _Findings:
+    """What is wrong, each with its place in the file."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self.all: list[Finding] = []
+
+    def add(self, finding: Finding, key: str, table: str = "") -> None:
+        span = key_at(self._source.text, key, table)
+        self.all.append(replace(finding, code="usage", span=span))
+
+
+def _table(source: Source) -> dict[str, Any]:
+    """The keys and values of a file; numbers with a point stay texts, so that they are exact."""
+    text, is_json = source.text, source.name.endswith(".json") or source.text.startswith("{")
+    try:
+        table = (
+            json.loads(text, parse_float=str)
+            if is_json
+            else tomllib.loads(text, parse_float=_exactly)
+        )
+    except (ValueError, RecursionError) as error:
+        span, message = broken_at(text, error)
+        expected = "JSON" if is_json else "TOML: lines such as `F = 1.5`"
+        finding = Finding("usage", f"this is not a costs file: {message}", span, expected)
+        raise PipecError([finding], source) from None
+    if isinstance(table, dict):
+        return table
+    finding = Finding(
+        "usage",
+        "this is not a costs file",
+        Span(0, 0),
+        "keys such as F",
+        type(table).__name__,
+    )
+    raise PipecError([finding], source)
+
+
+def _exactly(number: str) -> str:
+    return number.replace("_", "").removeprefix("+")
+
+
+def _costs(table: dict[str, Any], findings: _Findings) -> Costs:
+    unit = table.pop("unit", "")
+    if unit not in ("", *UNITS):
+        message, found = "this unit of time is not known", f"`{unit}`"
+        findings.add(Finding("usage", message, None, listed(UNITS), found), "unit")
+        unit = ""
+    costs = Costs(unit=unit)
+    for key, value in table.items():
+        parts = value if key in OPENED and isinstance(value, dict) else None
+        stated = {key: value} if parts is None else {f"{key}.{name}": parts[name] for name in parts}
+        for one, time in stated.items():
+            try:
+                costs = costs.override(Costs.of({one: time}))
+            except PipecError as error:
+                for finding in error.findings:
+                    known = finding.hint or nearest(key, ("unit", "memory"))
+                    findings.add(replace(finding, hint=known), key)
+    return costs
+
+
+def _memory(sizes: Any, findings: _Findings) -> Memory | None:
+    if not isinstance(sizes, dict):
+        message, expected = "`memory` is a table", "`[memory]`, then `activation = '1.5GB'`"
+        findings.add(Finding("usage", message, None, expected, str(sizes)[:60]), "memory")
+        return None
+    stated: dict[str, Stated] = {}
+    for key, value in sizes.items():
+        try:
+            stated[key] = read_stated(key, value)
+        except PipecError as error:
+            for finding in error.findings:
+                findings.add(finding, key, "memory")
+    settled = settle(stated)
+    for key, finding in settled.wrong:
+        findings.add(finding, key, "memory")
+    return Memory(settled.sizes, settled.in_bytes)
