@@ -19,11 +19,13 @@ class EmulatedExchange:
 
     It begins when all members have started it and the one before it is through. The members run on
     one host, whose clock they share. Tokens stay where they are: every rank has all experts.
+    `seconds` may be changed between steps.
     """
 
     def __init__(self, group: ProcessGroup, seconds: float):
         self.rank, self.size = group.rank(), group.size()
-        self._group, self._seconds = group, seconds
+        self.seconds = seconds
+        self._group = group
         self._local = LocalExchange()
         self._last: _Transfer[Any] | None = None
 
@@ -52,7 +54,7 @@ class EmulatedExchange:
         """What is under way ends with the process."""
 
     def _start(self, result: Result) -> "_Transfer[Result]":
-        transfer = _Transfer(self._group, self._seconds, self._last, result)
+        transfer = _Transfer(self._group, self.seconds, self._last, result)
         self._last = transfer
         return transfer
 
