@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 from rich.text import Text
 
 from pipec.cli.ending import FINDINGS, status_of
-from pipec.cli.options import compiling, format_option, parameters, settings
+from pipec.cli.options import comparing, format_option, parameters, settings
 from pipec.cli.output import console, emit, figures, patience, say
 from pipec.compiler import Settings, build, certify, takes
 from pipec.findings import Finding, PipecError
@@ -40,9 +40,11 @@ def list_command(form: str) -> None:
 
 @click.command("compare")
 @click.argument("words", nargs=-1, required=True, metavar="SCHEDULE... [K=V]...")
-@compiling
+@comparing
 @format_option
-def compare_command(words: tuple[str, ...], form: str, **options: Any) -> None:
+def compare_command(
+    words: tuple[str, ...], form: str, neighbours: tuple[int, ...], **options: Any
+) -> None:
     """Compare schedules at one size: makespan, bubbles, peak memory, parameters, messages.
 
     \b
@@ -51,14 +53,20 @@ def compare_command(words: tuple[str, ...], form: str, **options: Any) -> None:
 
     A size goes to every schedule that has such a parameter; plans and listings have their sizes.
     """
-    chosen = settings(options)
+    chosen = {number: settings({**options, "neighbours": number}) for number in neighbours}
     names = [word for word in words if "=" not in word]
     sizes = parameters(word for word in words if "=" in word)
     if not names:
         raise click.UsageError("name at least one schedule to compare")
     given = _share(names, sizes)
     with patience("compiling and verifying"):
-        results = [_result(name, given[name], chosen) for name in names]
+        results = [
+            replace(_result(name, given[name], one), neighbours=number)
+            for name in names
+            for number, one in chosen.items()
+        ]
+    if len(chosen) == 1:
+        results = [replace(one, neighbours=None) for one in results]
     rows = [result for result in results if isinstance(result, Compared)]
     left_out = [result for result in results if isinstance(result, _LeftOut)]
     if form == "json":
@@ -81,6 +89,7 @@ class _LeftOut:
     source: Source | None
     text: Text
     status: int
+    neighbours: int | None = None
 
 
 def _share(

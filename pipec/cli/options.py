@@ -35,25 +35,40 @@ format_option = click.option(
 )
 
 
-_PARTS = (
-    click.option(
-        "--layers",
-        metavar="LAYERS",
-        help="Parts of every chunk, e.g. '4 x attention dispatch mlp combine'.",
-    ),
-    click.option(
-        "--neighbours",
-        type=click.IntRange(0, 8),
-        default=1,
-        show_default=True,
-        help="How many operations of a rank may be interleaved part by part.",
-    ),
+_LAYERS = click.option(
+    "--layers",
+    metavar="LAYERS",
+    help="Parts of every chunk, e.g. '4 x attention dispatch mlp combine'.",
 )
-"""How chunks are opened."""
+_NUMBER = click.IntRange(0, 8)
+_NEIGHBOURS = click.option(
+    "--neighbours",
+    type=_NUMBER,
+    default=1,
+    show_default=True,
+    help="How many operations of a rank may be interleaved part by part.",
+)
+_SEVERAL_NEIGHBOURS = click.option(
+    "--neighbours",
+    type=_NUMBER,
+    default=(1,),
+    show_default=True,
+    multiple=True,
+    help="How many operations of a rank may be interleaved part by part; several are compared.",
+)
 
 
 def compiling(command: Command) -> Command:
     """The options of every command that compiles."""
+    return _compiling(command, _NEIGHBOURS)
+
+
+def comparing(command: Command) -> Command:
+    """The options of a command that compiles several programs."""
+    return _compiling(command, _SEVERAL_NEIGHBOURS)
+
+
+def _compiling(command: Command, neighbours: Callable[[Command], Command]) -> Command:
     options = (
         click.option(
             "--cost",
@@ -84,7 +99,8 @@ def compiling(command: Command) -> Command:
         click.option(
             "--grouped", is_flag=True, help="Issue the two sides of an exchange in one launch."
         ),
-        *_PARTS,
+        _LAYERS,
+        neighbours,
         click.option(
             "--memory",
             multiple=True,

@@ -24,6 +24,7 @@ def compared_json(row: Compared) -> dict[str, Any]:
     """One row of `pipec compare`."""
     return {
         "schedule": row.name,
+        **({} if row.neighbours is None else {"neighbours": row.neighbours}),
         "ok": True,
         "makespan": row.report.makespan,
         "bubble_rate": row.report.bubble_rate,

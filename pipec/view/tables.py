@@ -122,6 +122,13 @@ class Compared:
     """The most stages that a rank holds, i.e. parameters in stages."""
     messages: int
     costs: str
+    neighbours: int | None = None
+    """How many were interleaved, where several such numbers are compared."""
+
+    @property
+    def label(self) -> str:
+        """The name, with what tells rows of one name apart."""
+        return self.name if self.neighbours is None else f"{self.name} neighbours={self.neighbours}"
 
     @property
     def scale(self) -> float:
@@ -177,7 +184,7 @@ def comparison_table(rows: Sequence[Compared]) -> Table:
             Text(columns[name][at], "bold green" if is_best else "")
             for name, is_best in zip(shown, best, strict=True)
         ]
-        table.add_row(Text(row.name, "bold"), *cells)
+        table.add_row(Text(row.label, "bold"), *cells)
     for column, name in zip(table.columns[1:], shown, strict=True):
         column.min_width, column.overflow = max(map(len, columns[name])), "fold"
     return table
@@ -187,9 +194,9 @@ def scale_text(rows: Sequence[Compared]) -> str:
     """How figures in stages of different sizes compare; empty where all stages are of one size."""
     if len({row.scale for row in rows}) == 1:
         return ""
-    sizes: dict[str, list[str]] = {}
+    sizes: dict[str, dict[str, None]] = {}
     for row in rows:
-        sizes.setdefault(f"1/{row.stages}", []).append(row.name)
+        sizes.setdefault(f"1/{row.stages}", {})[row.name] = None
     said = "; ".join(f"{size} of the model for {', '.join(sizes[size])}" for size in sizes)
     return f"a stage is {said}: `scaled` counts in {rows[0].ranks}ths of the model"
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pipec(line: str, status: int = 0) -> Result:
+def pipec(line: str, status: int = 0, more: Sequence[str] = ()) -> Result:
     """Run a command line as a user types it (without quotes), and check its status."""
-    result = CliRunner().invoke(main, line.split())
+    result = CliRunner().invoke(main, [*line.split(), *more])
     assert result.exit_code == status, result.output
     assert "Traceback" not in result.output and "bug of pipec" not in result.output
     return result
 
 
-def as_json(line: str, status: int = 0) -> Any:
-    return json.loads(pipec(f"{line} --format json", status).stdout)
+def as_json(line: str, status: int = 0, more: Sequence[str] = ()) -> Any:
+    return json.loads(pipec(f"{line} --format json", status, more).stdout)
 
 
 def test_list_has_a_line_a_schedule() -> None:
@@ -280,6 +281,23 @@ def test_compare_has_a_row_a_schedule() -> None:
     assert rows["1f1b"]["messages"] == 8 and rows["zbv"]["messages"] == 16
     printed = pipec("compare 1f1b zbv P=2 M=4 --cost F=2").stdout
     assert printed.count("costs F=2, B=1, W=1, send=0") == 1
+
+
+def test_compare_has_a_row_for_each_number_of_neighbours() -> None:
+    """Several are compared in turn; with one the rows are as ever."""
+    line = "compare 1f1b dualpipe P=2 M=4"
+    options = ["--layers", "2 x attention dispatch mlp combine", "--cost", "dispatch=1,combine=1"]
+    several = [*options, "--neighbours", "0", "--neighbours", "2"]
+    rows = as_json(line, more=several)
+    assert [(row["schedule"], row["neighbours"]) for row in rows] == [
+        ("1f1b", 0),
+        ("1f1b", 2),
+        ("dualpipe", 0),
+        ("dualpipe", 2),
+    ]
+    assert rows[0]["makespan"] > rows[1]["makespan"]
+    assert "neighbours" not in as_json(line, more=options)[0]
+    assert "dualpipe neighbours=2" in pipec(line, more=several).stdout
 
 
 def test_compare_gives_each_schedule_its_sizes(folder: Path) -> None:
