@@ -114,14 +114,17 @@ class Explorer:
         for number, rows in enumerate(self.hosts):
             if state[number] == len(rows):
                 continue
-            row = rows[state[number]]
-            needed = [other for message in self.inputs[row] for other in self.launch[message]]
-            if all(self._done(state, message) for message in needed):
+            if self._goes_on(state, rows[state[number]]):
                 after.append((*state[:number], state[number] + 1, *state[number + 1 :]))
         for row in self.ahead:
             if not self._done(state, row) and self._open(state, row):
                 after += self._deliver(state, row)
         return after
+
+    def _goes_on(self, state: State, row: int) -> bool:
+        """Whether a host that has come to a row can go on: what it consumes is there."""
+        needed = [other for message in self.inputs[row] for other in self.launch[message]]
+        return all(self._done(state, message) for message in needed)
 
     def _done(self, state: State, row: int) -> bool:
         if row in self.ahead:
