@@ -141,6 +141,16 @@ def build(
         _no_parameters(parameters, "a CSV")
         return _with(_imported(Source(target, content)), settings)
     source = find(target)
+    return build_text(source, parameters, settings, library_name(target))
+
+
+def build_text(
+    source: Source,
+    parameters: Mapping[str, int | bool],
+    settings: Settings,
+    name: str | None = None,
+) -> Compiled:
+    """The program of a text, called `name` or what the text calls it. Raises `PipecError`."""
     schedule = bind(only_schedule(read(source), source), parameters, source)
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
     memory = _settled(schedule.memory, settings.memory, source)
@@ -152,8 +162,7 @@ def build(
     if layouts:
         order = _opened(order, layouts, costs, settings.neighbours)
     program = lower(order, costs)
-    name = library_name(target) or schedule.name
-    compiled = Compiled(name, schedule.parameters, program, costs, memory)
+    compiled = Compiled(name or schedule.name, schedule.parameters, program, costs, memory)
     return _with(compiled, Settings(grouped=settings.grouped))
 
 

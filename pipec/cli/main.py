@@ -13,6 +13,7 @@ COMMANDS = {
     "verify": "proof",
     "compare": "comparison",
     "compile": "proof",
+    "tune": "tuning",
     "run": "training",
     "fmt": "formatting",
     "explain": "explanation",
@@ -51,5 +52,6 @@ def main() -> None:
     pipec verify dualpipe P=8 M=20 --cost 'F=1,B=1,W=1,F&B=3'
     pipec compare 1f1b zb1p dualpipe P=8 M=32
     pipec compile mine.pipe P=4 M=16 -o mine.plan
+    pipec tune P=8 M=32 --cost F=1,B=1.2,W=0.8 -o best.plan
     pipec run mine.plan
     """

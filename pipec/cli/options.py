@@ -57,6 +57,56 @@ _SEVERAL_NEIGHBOURS = click.option(
     help="How many operations of a rank may be interleaved part by part; several are compared.",
 )
 
+_COSTS = (
+    click.option(
+        "--cost",
+        multiple=True,
+        metavar="K=X,...",
+        help="Times, e.g. 'F=1,B=1,W=1,F&B=3,send=0'.",
+    ),
+    click.option(
+        "--costs",
+        "costs_file",
+        metavar="FILE",
+        help="Times, and sizes if it has any, from a costs file.",
+    ),
+)
+_CHANNELS = (
+    click.option(
+        "--channels",
+        type=click.Choice(TOPOLOGIES[::-1]),
+        default="pair",
+        show_default=True,
+        help="How posted messages queue: by pair of ranks, directed pair, rank, or not at all.",
+    ),
+    click.option(
+        "--credits",
+        type=click.IntRange(0, 2**31 - 1),
+        default=0,
+        show_default=True,
+        help="Messages that a sender may complete before they are received.",
+    ),
+)
+_MEMORY = (
+    click.option(
+        "--memory",
+        multiple=True,
+        metavar="K=X,...|FILE",
+        help="Sizes, e.g. 'parameters=4GB,activation=1.5GB', or a TOML or JSON file of them.",
+    ),
+    click.option("--memory-limit", metavar="X", help="The most that any rank may hold, e.g. 80GB."),
+)
+_GROUPED = click.option(
+    "--grouped", is_flag=True, help="Issue the two sides of an exchange in one launch."
+)
+_BUDGET = click.option(
+    "--budget",
+    type=click.IntRange(1),
+    default=BUDGET,
+    show_default=True,
+    help="The most operations that a program may make.",
+)
+
 
 def compiling(command: Command) -> Command:
     """The options of every command that compiles."""
@@ -69,55 +119,16 @@ def comparing(command: Command) -> Command:
 
 
 def _compiling(command: Command, neighbours: Callable[[Command], Command]) -> Command:
-    options = (
-        click.option(
-            "--cost",
-            multiple=True,
-            metavar="K=X,...",
-            help="Times, e.g. 'F=1,B=1,W=1,F&B=3,send=0'.",
-        ),
-        click.option(
-            "--costs",
-            "costs_file",
-            metavar="FILE",
-            help="Times, and sizes if it has any, from a costs file.",
-        ),
-        click.option(
-            "--channels",
-            type=click.Choice(TOPOLOGIES[::-1]),
-            default="pair",
-            show_default=True,
-            help="How posted messages queue: by pair of ranks, directed pair, rank, or not at all.",
-        ),
-        click.option(
-            "--credits",
-            type=click.IntRange(0, 2**31 - 1),
-            default=0,
-            show_default=True,
-            help="Messages that a sender may complete before they are received.",
-        ),
-        click.option(
-            "--grouped", is_flag=True, help="Issue the two sides of an exchange in one launch."
-        ),
-        _LAYERS,
-        neighbours,
-        click.option(
-            "--memory",
-            multiple=True,
-            metavar="K=X,...|FILE",
-            help="Sizes, e.g. 'parameters=4GB,activation=1.5GB', or a TOML or JSON file of them.",
-        ),
-        click.option(
-            "--memory-limit", metavar="X", help="The most that any rank may hold, e.g. 80GB."
-        ),
-        click.option(
-            "--budget",
-            type=click.IntRange(1),
-            default=BUDGET,
-            show_default=True,
-            help="The most operations that a program may make.",
-        ),
-    )
+    opening = (_GROUPED, _LAYERS, neighbours)
+    return _with(command, (*_COSTS, *_CHANNELS, *opening, *_MEMORY, _BUDGET))
+
+
+def stating(command: Command) -> Command:
+    """The options that say what things cost and how large they are."""
+    return _with(command, (*_COSTS, *_CHANNELS, *_MEMORY))
+
+
+def _with(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
     for option in reversed(options):
         command = option(command)
     return command

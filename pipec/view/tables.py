@@ -29,7 +29,7 @@ def library_table(entries: Sequence[Entry], width: int) -> Table:
     widest = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
     left = width - widest[0] - widest[1] - _GAPS
     summary = max(left - widest[3], min(left // 2, widest[2]))
-    table = _table(*heads)
+    table = plain_table(*heads)
     for row in rows:
         table.add_row(*row[:2], _cut(row[2], summary), _cut(row[3], left - summary))
     table.columns[0].style = "bold"
@@ -88,7 +88,7 @@ def _peak_memory(used: Usage) -> Text:
 
 def rank_table(report: Report) -> Table:
     """One line a rank."""
-    table = _table("rank", "busy", "bubble", "span bubble")
+    table = plain_table("rank", "busy", "bubble", "span bubble")
     for rank, row in enumerate(report.ranks):
         figures = (row.busy, row.bubble, row.span_bubble)
         table.add_row(str(rank), *(_number(figure) for figure in figures))
@@ -100,7 +100,7 @@ def memory_table(used: Usage) -> Table:
     there = {part.name for rank in used.parts for part in rank}
     names = [name for name in PARTS if name in there]
     words = [WORDS.get(name, name) for name in names]
-    table = _table("rank", "peak memory", "at index", "instruction", *words)
+    table = plain_table("rank", "peak memory", "at index", "instruction", *words)
     for rank, parts in enumerate(used.parts):
         row, amounts = int(used.peak_row[rank]), {part.name: part.amount for part in parts}
         index = str(row - int(used.table.start[rank])) if row >= 0 else ""
@@ -177,7 +177,7 @@ def comparison_table(rows: Sequence[Compared]) -> Table:
         "messages": [float(row.messages) for row in rows],
     }
     shown = [name for name in columns if scaled or not name.startswith("scaled")]
-    table = _table("schedule", *shown)
+    table = plain_table("schedule", *shown)
     for at, row in enumerate(rows):
         best = [0 < values[name][at] == min(values[name]) for name in shown]
         cells = [
@@ -201,7 +201,8 @@ def scale_text(rows: Sequence[Compared]) -> str:
     return f"a stage is {said}: `scaled` counts in {rows[0].ranks}ths of the model"
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """A table without frames: the first column is words, the others are figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)

@@ -1,0 +1,209 @@
+"""`pipec tune`: costs and memory in, the best schedules out."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipec.cli.options import format_option, parameters, settings, stating
+from pipec.cli.output import console, emit, figures, say
+from pipec.compiler import plan_of
+from pipec.files import replace_text
+from pipec.findings import Finding, PipecError
+from pipec.program.costs import Costs
+from pipec.program.listing import listing
+from pipec.program.memory import Memory
+from pipec.tune.points import Point, points
+from pipec.tune.recipe import PLACEMENTS
+from pipec.tune.search import Budget, State, search
+from pipec.tune.setting import Setting
+from pipec.view.front import front_svg, front_table, front_text, said
+
+DEFAULT_SECONDS = 60.0
+
+
+@click.command("tune")
+@click.argument("sizes", nargs=-1, required=True, metavar="P=N M=N")
+@stating
+@click.option("--cut", type=click.IntRange(1, 2**15), help="Pieces that costs are stated for.")
+@click.option("--time", "seconds", metavar="S", help="Seconds to search, e.g. 60s; 60 if left out.")
+@click.option("--candidates", type=click.IntRange(1), help="Stop after so many candidates.")
+@click.option("--placements", default=",".join(PLACEMENTS), show_default=True, metavar="A,B,...")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("-o", "--output", metavar="PLAN", help="Where to write the plan of the shortest.")
+@click.option("--text", metavar="FILE", help="Where to write its text, or its listing.")
+@click.option("--svg", metavar="FILE", help="Where to draw the front.")
+@format_option
+def tune_command(sizes: tuple[str, ...], form: str, **options: Any) -> None:
+    """Search for the shortest schedules at every peak of memory.
+
+    \b
+    pipec tune P=8 M=32 --costs costs.toml --memory-limit 40GB --time 60s -o best.plan
+    pipec tune P=4 M=8 --cost F=1,B=1.2,W=0.8 --candidates 5000 --seed 1
+    """
+    setting = _setting(sizes, options)
+    placements = _placements(options["placements"])
+    budget = Budget(options["candidates"], _seconds(options))
+    state = _searched(setting, placements, budget)
+    if state is None or not state.front:
+        raise PipecError([_nothing(setting)])
+    found = points(state.front, setting)
+    _write(found, state, options)
+    if form == "json":
+        emit(_json(found, state))
+        return
+    _print(found, state, setting, options)
+
+
+def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
+    given = parameters(sizes)
+    if set(given) != {"P", "M"} or any(isinstance(size, bool) for size in given.values()):
+        raise click.UsageError("say how many ranks and microbatches: P=8 M=32")
+    for name, most in (("P", 64), ("M", 1024)):
+        if not 1 <= given[name] <= most:
+            raise click.UsageError(f"{name} is from 1 to {most} here, not {given[name]}")
+    chosen = settings({**options, **_NOT_SAID})
+    return Setting(
+        given["P"],
+        given["M"],
+        chosen.costs or Costs(),
+        _checked(chosen.memory or Memory()),
+        chosen.channels,
+        options["cut"] or 0,
+        options["seed"],
+    )
+
+
+_NOT_SAID = {"layers": None, "neighbours": 1, "grouped": False, "budget": 10**7}
+
+
+def _checked(memory: Memory) -> Memory:
+    if wrong := memory.wrong_limit():
+        raise PipecError([wrong])
+    return memory
+
+
+def _placements(text: str) -> list[str]:
+    named = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in named if name not in PLACEMENTS]:
+        raise click.UsageError(
+            f"there is no placement {unknown[0]!r}: there are {', '.join(PLACEMENTS)}"
+        )
+    return named
+
+
+def _seconds(options: dict[str, Any]) -> float | None:
+    """Seconds from `60s`, `2m` or a number; the default unless candidates are counted."""
+    text = options["seconds"]
+    if text is None:
+        return None if options["candidates"] else DEFAULT_SECONDS
+    number, unit = text.rstrip("smh"), text[len(text.rstrip("smh")) :]
+    try:
+        seconds = float(number) * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
+    except (ValueError, KeyError):
+        raise click.UsageError(f"--time is given as 60s or 5m, not as {text!r}") from None
+    if not 0 < seconds < 10**6:
+        raise click.UsageError("--time is more than 0 and less than a million seconds")
+    return seconds
+
+
+def _searched(setting: Setting, placements: list[str], budget: Budget) -> State | None:
+    """The last state of a search; an interrupt ends it and loses nothing."""
+    state = None
+    try:
+        with closing(search(setting, placements, budget)) as states, _progress(budget) as show:
+            for state in states:
+                show(state)
+    except KeyboardInterrupt:
+        say("interrupted: what was found until now follows")
+    return state
+
+
+@contextmanager
+def _progress(budget: Budget) -> Iterator[Any]:
+    """On a terminal, a bar: what is tried, and the shortest until now."""
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda state: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True) as progress:
+        total = budget.candidates or budget.seconds
+        task = progress.add_task("tune", total=total)
+
+        def show(state: State) -> None:
+            best = f", shortest {float(state.front[0].makespan):g}" if state.front else ""
+            words = f"{state.phase}: {state.tried:,} tried{best}"
+            done = state.tried if budget.candidates else progress.tasks[task].elapsed or 0
+            progress.update(task, description=words, completed=done)
+
+        yield show
+
+
+def _nothing(setting: Setting) -> Finding:
+    limit = f"at most {setting.limit.text} on any rank" if setting.limit else "any schedule"
+    message = "no schedule was found that can be certified here"
+    hint = "raise the limit or allow more placements" if setting.limit else "allow more placements"
+    return Finding("tune", message, None, limit, "nothing", hint)
+
+
+def _write(found: list[Point], state: State, options: dict[str, Any]) -> None:
+    """The plan, the text and the picture of what was found."""
+    best = found[0]
+    if options["output"]:
+        plan_of(best.compiled, best.certificate).save(Path(options["output"]))
+    if options["text"]:
+        replace_text(Path(options["text"]), _text(best))
+    if options["svg"]:
+        replace_text(Path(options["svg"]), front_svg(found, state.trials, "pipec tune"))
+
+
+def _text(point: Point) -> str:
+    source = point.trial.recipe.source
+    return source.text if source else listing(point.compiled.program)
+
+
+def _print(found: list[Point], state: State, setting: Setting, options: dict[str, Any]) -> None:
+    best = found[0]
+    screen = console()
+    figures(front_table(found))
+    screen.print(front_text(found, state.trials))
+    screen.print(f"\n{state.tried:,} candidates; costs {setting.costs} of a model in ", end="")
+    screen.print(f"{setting.pieces} pieces; every line is certified")
+    screen.print(f"the shortest is {said(best.trial)}:")
+    recipe = best.trial.recipe
+    if recipe.origin == "library":
+        sizes = " ".join(f"{name}={value}" for name, value in recipe.parameters.items())
+        screen.print(f"  {recipe.name} {sizes}")
+    elif recipe.source:
+        screen.print(recipe.source.text)
+    else:
+        screen.print("  an order of its own: `-o` writes its plan, `--text` its listing")
+    for name in ("output", "text", "svg"):
+        if options[name]:
+            screen.print(f"  {'plan' if name == 'output' else name:<6}{options[name]}")
+
+
+def _json(found: list[Point], state: State) -> dict[str, Any]:
+    return {
+        "ok": True,
+        "tried": state.tried,
+        "front": [
+            {
+                "schedule": point.trial.recipe.name,
+                "origin": point.trial.recipe.origin,
+                "placement": point.trial.placement,
+                "parameters": dict(point.trial.recipe.parameters),
+                "makespan": float(point.trial.makespan),
+                "bound": float(point.bound),
+                "bound_by": point.proof,
+                "peak_memory": float(point.trial.peak),
+                "copies": point.trial.copies,
+                "text": point.trial.recipe.source and point.trial.recipe.source.text,
+            }
+            for point in found
+        ],
+    }

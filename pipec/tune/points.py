@@ -1,0 +1,55 @@
+"""The front as it is shown: every schedule compiled and verified again, beside its bound."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pipec.compiler import Compiled
+from pipec.tune.bounds import bounds
+from pipec.tune.jobs import shop_at
+from pipec.tune.recipe import Trial, figures, made
+from pipec.tune.setting import Setting
+from pipec.verify.certificate import Certificate
+
+
+@dataclass(frozen=True)
+class Point:
+    """A certified schedule of the front.
+
+    bound: no order of its placement is shorter within its peak. `proof` says what proved that.
+    """
+
+    trial: Trial
+    compiled: Compiled
+    certificate: Certificate
+    bound: Fraction
+    proof: str
+
+    @property
+    def gap(self) -> float:
+        """How much longer it is than its bound, as a share of that."""
+        return float(self.trial.makespan / self.bound) - 1 if self.bound else 0.0
+
+
+def points(front: Sequence[Trial], setting: Setting) -> list[Point]:
+    """Make every schedule of a front again, prove it, and find its bound."""
+    return [_point(trial, setting) for trial in front]
+
+
+def _point(trial: Trial, setting: Setting) -> Point:
+    compiled, certificate = made(trial.recipe, setting)
+    if not certificate.ok or figures(certificate) != (trial.makespan, trial.peak):
+        raise AssertionError(f"`{trial.recipe.title}` is not what it was when it was found")
+    shop = shop_at(setting, compiled.program.placement)
+    most = int(trial.peak * shop.scale)
+    found = bounds(shop, [most - base for base in shop.base])
+    bound, proof = Fraction(found.best, shop.ticks), "heads and tails"
+    if found.best == found.busiest:
+        proof = "busiest rank"
+    elif found.best == found.chain:
+        proof = "longest chain"
+    if trial.bound > bound:
+        bound, proof = trial.bound, "solver"
+    if bound > trial.makespan:
+        raise AssertionError(f"`{trial.recipe.title}` is shorter than its bound {bound}")
+    return Point(trial, compiled, certificate, bound, proof)
