@@ -21,6 +21,7 @@ ROOMS = """
     verify
     interop
     library compiler families explain
+    tune
     runtime
     view
     cli

@@ -102,7 +102,7 @@ class Replay:
                 pending = ((units.first == back) | (units.second == back)).astype(np.int64)
                 pending -= (units.first == weights) | (units.third == weights)
                 fine &= (np.cumsum(pending[here], axis=1) >= 0).all(axis=1)
-        return fine
+        return np.asarray(fine)
 
     def held(self, order: Array) -> Array:
         """`[rank]`: the most that each rank holds in an order, beside its base."""

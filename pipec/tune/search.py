@@ -8,7 +8,7 @@ are taken in that order. With a budget of time it depends on how far the search 
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -48,7 +48,9 @@ class State:
     trials: tuple[Trial, ...] = field(repr=False, default=())
 
 
-def search(setting: Setting, placements: Sequence[str], budget: Budget) -> Iterator[State]:
+def search(
+    setting: Setting, placements: Sequence[str], budget: Budget
+) -> Generator[State, None, None]:
     """Search; yields after each job. Closing the iterator ends all processes."""
     begin = time.monotonic()
     found: list[Trial] = []

@@ -8,6 +8,8 @@ and with several chunks on a rank are compared on one model, in one unit.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
+from math import ceil, floor
 
 from pipec.compiler import Settings
 from pipec.order.expand import BUDGET
@@ -50,9 +52,7 @@ class Setting:
         stated = {key: self.costs.times[key] for key in self.costs.times if key not in TIMES}
         for key in TIMES:
             if key in self.costs.times or key in TIMES[:3]:
-                stated[key] = self._shares(
-                    lambda piece, key=key: self.costs.time(key, piece), stages
-                )
+                stated[key] = self._shares(partial(self.costs.time, key), stages)
         if isinstance(self.costs.times.get("send"), tuple):
             width = Fraction(self.pieces, stages)
             whose = (int(stage * width) for stage in range(stages))
@@ -65,7 +65,7 @@ class Setting:
         stated = {key: size for key, size in known.sizes.items() if key not in SIZES}
         for key in SIZES:
             if key in known.sizes or (key == "activation" and not known.in_bytes):
-                stated[key] = self._shares(lambda piece, key=key: known.size(key, piece), stages)
+                stated[key] = self._shares(partial(known.size, key), stages)
         return Memory(stated, known.in_bytes, known.limit)
 
     def settings(self, stages: int) -> Settings:
@@ -75,14 +75,14 @@ class Setting:
     def _shares(self, of: Callable[[int], Fraction], stages: int) -> PerStage:
         """Per stage the sum over its share of every piece; one number where all are equal."""
         width = Fraction(self.pieces, stages)
-        amounts = tuple(
-            sum(
-                (
-                    of(piece) * (min((stage + 1) * width, piece + 1) - max(stage * width, piece))
-                    for piece in range(int(stage * width), -int(-(stage + 1) * width // 1))
-                ),
-                Fraction(0),
-            )
-            for stage in range(stages)
-        )
+        amounts = tuple(_sum(of, stage * width, (stage + 1) * width) for stage in range(stages))
         return amounts[0] if len(set(amounts)) == 1 else amounts
+
+
+def _sum(of: Callable[[int], Fraction], begin: Fraction, end: Fraction) -> Fraction:
+    """What pieces from `begin` to `end` come to; of the first and the last piece only a share."""
+    whole = Fraction(0)
+    for piece in range(floor(begin), ceil(end)):
+        low, high = max(begin, Fraction(piece)), min(end, Fraction(piece + 1))
+        whole += of(piece) * (high - low)
+    return whole

@@ -346,7 +346,7 @@ def test_help_lists_every_command() -> None:
     """The commands stand in the order in which people need them; without one, help is shown."""
     printed = pipec("--help").stdout
     listed = re.findall(r"^  (\w+)  +\S", printed.split("Commands:")[1], re.M)
-    shown = ["list", "show", "verify", "compare", "compile", "run", "fmt"]
+    shown = ["list", "show", "verify", "compare", "compile", "tune", "run", "fmt"]
     assert listed == [*shown, "explain", "import", "export"]
     assert "Commands:" in pipec("", 2).output
     assert re.fullmatch(r"pipec, version [\d.]+\n", pipec("--version").stdout)
