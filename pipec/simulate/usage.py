@@ -53,6 +53,12 @@ class Usage:
         """An amount as people read it; with `of`, as a share of that."""
         return self.memory.text(self.units(amount), self.units(of))
 
+    @property
+    def largest_message(self) -> int:
+        """The largest message between ranks; 0 where messages have no size."""
+        sent = [stays.amount for stays in self.holdings.stays if stays.part == "sent"]
+        return max((int(amount.max(initial=0)) for amount in sent), default=0)
+
     @cached_property
     def parts(self) -> tuple[tuple[Part, ...], ...]:
         """What the peak of each rank consists of: parts that add up to it exactly."""

@@ -55,9 +55,12 @@ def certificate_text(certificate: Certificate, program: Program, title: str) -> 
     text.append(f"  proved      {proved}\n")
     for topology, safety in certificate.safety.items():
         needed = safety.credits_needed
-        verdict = "no deadlock" if safety.safe else f"deadlock below {needed} credits"
+        credits = f"{needed} credit{'' if needed == 1 else 's'}"
+        verdict = "no deadlock" if safety.safe else f"deadlock below {credits}"
         verdict = verdict if needed is not None else "deadlock, whatever the credits"
         text.append(f"  {'channels' if topology == 'rank' else '':<11} {topology:<9} {verdict}\n")
+    if certificate.channels.credits or any(s.credits_needed for s in certificate.safety.values()):
+        text.append(f"  a credit    {_credit(certificate.used)}\n")
     codes = Counter(finding.code for finding in certificate.warnings)
     if codes:
         told = ", ".join(f"{code} ({count})" for code, count in codes.items())
@@ -69,6 +72,13 @@ def certificate_text(certificate: Certificate, program: Program, title: str) -> 
     text.append(f"  bubble      {report.bubble_rate:.1%} of the makespan on the worst rank")
     text.append(f" (span bubble {report.span_bubble_rate:.1%})\n")
     return text.append(_peak_memory(certificate.used)) if certificate.used else text
+
+
+def _credit(used: Usage | None) -> str:
+    """What one credit is in a buffer: room for a message, however large it is."""
+    largest = used.text(used.largest_message) if used and used.largest_message else ""
+    size = f", {largest} at most" if largest else ""
+    return f"is room for one whole message{size}, in each directed pair of ranks"
 
 
 def _peak_memory(used: Usage) -> Text:

@@ -76,7 +76,12 @@ def test_verify_as_json_has_the_stated_form() -> None:
         "peak_index": 2,
         "peak_parts": {"activations": {"amount": 2, "count": 2}},
     }
-    assert proved["memory"] == {"unit": "units", "limit": None, "not_counted": []}
+    assert proved["memory"] == {
+        "unit": "units",
+        "limit": None,
+        "not_counted": [],
+        "largest_message": 0,
+    }
 
 
 def test_verify_as_json_when_rejected() -> None:

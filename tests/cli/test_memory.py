@@ -30,7 +30,12 @@ def test_a_library_schedule_with_sizes_in_bytes() -> None:
     assert "parameters 4, gradients 4, optimizer 8, activations 6 (4 F), receive buffers" in shown
     assert "the limit is 42.95 GB" in shown and "not counted" not in shown
     proved = certificate(f"verify 1f1b P=4 M=8 --memory {SIZES} --memory-limit 40GiB")
-    assert proved["memory"] == {"unit": "bytes", "limit": 40 * 2**30, "not_counted": []}
+    assert proved["memory"] == {
+        "unit": "bytes",
+        "limit": 40 * 2**30,
+        "not_counted": [],
+        "largest_message": 50 * 10**6,
+    }
     for rank in proved["ranks"]:
         parts = rank["peak_parts"].values()
         assert sum(part["amount"] for part in parts) == rank["peak_memory"]
@@ -51,6 +56,17 @@ def test_what_is_not_counted_is_said() -> None:
     assert "not counted: message" in shown
     units = pipec("verify zbv P=2 M=4").stdout
     assert "not counted" not in units and "(4 F)" in units
+
+
+def test_what_a_credit_is_is_said() -> None:
+    """Where credits matter, the room that one stands for; where none are needed, nothing."""
+    crossed = Path(__file__).parents[1] / "verify" / "broken" / "crossed_queues.listing"
+    line = f"verify {crossed} --channels pair --credits 1"
+    assert "is room for one whole message, in each" in pipec(line).stdout
+    assert (
+        "one whole message, 8 MB at most, in each" in pipec(f"{line} --memory message=8MB").stdout
+    )
+    assert "a credit" not in pipec("verify 1f1b P=2 M=2 --memory message=8MB").stdout
 
 
 def test_sizes_from_a_file(tmp_path: Path) -> None:
