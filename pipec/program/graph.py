@@ -44,7 +44,7 @@ def order_graph(order: Order) -> Graph:
     producer = made_by[sources(order.placement, order.operation[entries])]
     arrival[entries] = producer
     waits = _compute_waits(order, arrival, everything, count)
-    _experts(order, everything, _unit_before(order), waits)
+    _experts(order, everything, order.unit_before, waits)
     lane = np.where(EXPERTS[order.kind], order.ranks, 0) + order.rank
     return Graph(order, everything, everything, waits, lane)
 
@@ -66,7 +66,7 @@ def event_graph(
     waits = _compute_waits(program, arrival, event, count)
     if not whole_pairs:
         waits[2, event[program.pairs[0]]] = count
-    unit = _unit_before(program)
+    unit = program.unit_before
     queue = _queue_before(program, channels.topology)
     _messages(ends, channels, event, unit, queue, waits)
     _sums(program, links.sums, event, unit, waits)
@@ -89,18 +89,11 @@ def _compute_waits(table: Table, arrival: Array, event: Array, count: int) -> Ar
     waits = np.full((4, count), count, np.int64)
     compute, to_event = table.compute, np.append(event, count)
     own = event[compute]
-    waits[0, own] = to_event[_unit_before(table)[compute]]
+    waits[0, own] = to_event[table.unit_before[compute]]
     waits[1, own] = to_event[arrival[compute]]
     first, second = table.pairs
     waits[2, event[first]] = to_event[arrival[second]]
     return waits
-
-
-def _unit_before(table: Table) -> Array:
-    """For each row the last compute row before it on its rank, or -1."""
-    latest = np.maximum.accumulate(np.where(COMPUTE[table.kind], np.arange(len(table)), -1))
-    before = np.concatenate([[-1], latest[:-1]]) if len(table) else latest
-    return np.where(before >= table.start[table.rank], before, -1)
 
 
 # --- messages -------------------------------------------------------------------------------------

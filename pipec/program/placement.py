@@ -107,21 +107,22 @@ class Placement:
         """Microbatches of each flow."""
         return np.array([flow.microbatches for flow in self.flows], np.int64)
 
+    def of(self, numbers: Array, flow: Any) -> Any:
+        """`numbers[flow]`, or the one number that all flows have."""
+        return numbers[0] if (numbers == numbers[0]).all() else numbers[flow]
+
     def operation(self, flow: Any, step: Any, stage: Any, microbatch: Any) -> Any:
         """The id of an operation; arrays give arrays."""
-        stages, microbatches = self.stages[flow], self.microbatches[flow]
+        stages, microbatches = self.of(self.stages, flow), self.of(self.microbatches, flow)
         return self.base[flow] + (step * stages + stage) * microbatches + microbatch
 
     def split(self, operations: Any) -> Operations:
         """The inverse of `operation`."""
-        if len(self.flows) == 1:
-            flow: Any = np.zeros_like(operations)
-            stages, microbatches = self.flows[0].stages, self.flows[0].microbatches
-            rest = operations
-        else:
+        flow, rest = np.zeros_like(operations), operations
+        if len(self.flows) > 1:
             flow = np.searchsorted(self.base[1:], operations, side="right")
-            stages, microbatches = self.stages[flow], self.microbatches[flow]
             rest = operations - self.base[flow]
+        stages, microbatches = self.of(self.stages, flow), self.of(self.microbatches, flow)
         line, microbatch = np.divmod(rest, microbatches)
         step, stage = np.divmod(line, stages)
         return Operations(flow, step, stage, microbatch)

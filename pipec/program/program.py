@@ -107,6 +107,14 @@ class Table:
         return np.flatnonzero(COMPUTE[self.kind])
 
     @cached_property
+    def unit_before(self) -> Array:
+        """For each row the last compute row before it on its rank, or -1."""
+        firsts = np.searchsorted(self.compute, self.start[:-1])
+        values = np.insert(self.compute, firsts, -1)
+        begins = np.insert(self.compute + 1, firsts, self.start[:-1])
+        return np.repeat(values, np.diff(np.append(begins, len(self))))
+
+    @cached_property
     def grouped(self) -> bool:
         """Whether some SENDs or RECVs are tied: issued as one launch (see `launches.py`)."""
         return bool(np.any(self.tie & ~COMPUTE[self.kind]))
