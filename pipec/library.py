@@ -1,5 +1,6 @@
 """The library of schedules, and names for them."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -58,6 +59,10 @@ class Entry:
     parameters: tuple[str, ...]
     summary: str
     constraints: tuple[str, ...]
+    bubble: str | None
+    """What the docstring says of the bubble of the worst rank, once the pipeline is full."""
+    peak: str | None
+    """The same of the peak, in activations of one stage."""
 
 
 def entries() -> list[Entry]:
@@ -78,7 +83,13 @@ def _entry(name: str) -> Entry:
         for node in item.items
         if isinstance(node, Require)
     )
-    return Entry(name, parameters, docs[0].strip().splitlines()[0] if docs else "", constraints)
+    text = docs[0].strip() if docs else ""
+    said = dict(_FIGURE.findall(text))
+    summary = text.partition("\n")[0]
+    return Entry(name, parameters, summary, constraints, said.get("bubble"), said.get("peak"))
+
+
+_FIGURE = re.compile(r"^(bubble|peak): (.+)$", re.MULTILINE)
 
 
 def only_schedule(tree: File, source: Source) -> ScheduleItem:

@@ -14,28 +14,44 @@ from pipec.cli.output import console, emit, figures, patience, say
 from pipec.compiler import Settings, build, certify, takes
 from pipec.findings import Finding, PipecError
 from pipec.library import entries
+from pipec.program.costs import Costs
 from pipec.program.effects import Kind
 from pipec.source import Source
 from pipec.verify.json import finding_json
 from pipec.view.findings import error_text, findings_text
 from pipec.view.json import compared_json, entry_json
-from pipec.view.tables import Compared, comparison_table, costs_text, library_table, scale_text
+from pipec.view.library import library_table, size_text
+from pipec.view.tables import Compared, comparison_table, costs_text, scale_text
 
 
 @click.command("list")
+@click.argument("words", nargs=-1, metavar="[K=V]...")
+@compiling
 @format_option
-def list_command(form: str) -> None:
-    """Show the library: one line a schedule, with its constraints.
+def list_command(words: tuple[str, ...], form: str, **options: Any) -> None:
+    """Show the library: one line a schedule, its bubble and its peak, and its constraints.
 
     \b
     pipec list
-    pipec list --format json
+    pipec list P=8 M=32 --cost F=1,B=1.2,W=0.8
+
+    With a size the figures stand beside the formulas.
     """
+    chosen, sizes = settings(options), parameters(words)
+    at_size: dict[str, Compared] = {}
+    if sizes:
+        given = _share([entry.name for entry in entries()], sizes)
+        with patience("compiling and verifying"):
+            results = [_result(name, given[name], chosen) for name in given]
+        at_size = {one.name: one for one in results if isinstance(one, Compared)}
     if form == "json":
-        emit([entry_json(entry) for entry in entries()])
-    else:
-        screen = console()
-        screen.print(library_table(entries(), screen.width))
+        emit([entry_json(entry, at_size.get(entry.name)) for entry in entries()])
+        return
+    screen = console()
+    reports = {name: row.report for name, row in at_size.items()} if sizes else None
+    screen.print(library_table(entries(), screen.width, reports))
+    if sizes:
+        screen.print(size_text(sizes, str(chosen.costs or Costs())))
 
 
 @click.command("compare")

@@ -10,13 +10,16 @@ from pipec.view.blocks import blocks
 from pipec.view.tables import Compared
 
 
-def entry_json(entry: Entry) -> dict[str, Any]:
-    """One line of `pipec list`."""
+def entry_json(entry: Entry, at_size: Compared | None) -> dict[str, Any]:
+    """One line of `pipec list`; `at_size`, where it was asked for and exists, as in `compare`."""
     return {
         "name": entry.name,
         "parameters": list(entry.parameters),
         "summary": entry.summary,
         "constraints": list(entry.constraints),
+        "bubble": entry.bubble,
+        "peak": entry.peak,
+        "at_size": compared_json(at_size) if at_size else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""Tables for people: the library, a certificate, a comparison."""
+"""Tables for people: a certificate, a comparison."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipec.amounts import amount_text
-from pipec.library import Entry
 from pipec.program.listing import text as listing_text
 from pipec.program.program import Program
 from pipec.simulate.holdings import PARTS
@@ -17,33 +16,6 @@ from pipec.simulate.peak import WORDS, parts_text, place_text
 from pipec.simulate.report import Report
 from pipec.simulate.usage import Usage
 from pipec.verify.certificate import Certificate
-
-
-def library_table(entries: Sequence[Entry], width: int) -> Table:
-    """One line a schedule; its summary and its constraints are cut to what `width` leaves."""
-    heads = ("schedule", "parameters", "what it is", "constraints")
-    rows = [
-        (entry.name, ", ".join(entry.parameters), entry.summary, "; ".join(entry.constraints))
-        for entry in entries
-    ]
-    widest = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
-    left = width - widest[0] - widest[1] - _GAPS
-    summary = max(left - widest[3], min(left // 2, widest[2]))
-    table = plain_table(*heads)
-    for row in rows:
-        table.add_row(*row[:2], _cut(row[2], summary), _cut(row[3], left - summary))
-    table.columns[0].style = "bold"
-    for column in table.columns:
-        column.no_wrap, column.overflow = True, "ellipsis"
-    return table
-
-
-_GAPS = 11
-"""What stands between the columns of the library's table, and around them."""
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
 
 
 def certificate_text(certificate: Certificate, program: Program, title: str) -> Text:
@@ -216,9 +188,6 @@ def plain_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    if columns[0] == "schedule" and "what it is" in columns:
-        for column in table.columns[1:]:
-            column.justify = "left"
     return table
 
 

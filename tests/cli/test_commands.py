@@ -90,7 +90,7 @@ def test_verify_as_json_when_rejected() -> None:
     assert refused["ok"] is False
     assert [finding["code"] for finding in refused["findings"]] == ["memory-limit"] * 2
     assert refused["findings"][0]["places"] == [
-        {"rank": 0, "index": 6, "instruction": "F main 0 3", "source": "gpipe.pipe:6:20"}
+        {"rank": 0, "index": 6, "instruction": "F main 0 3", "source": "gpipe.pipe:10:20"}
     ]
     assert refused["channels"]["pair"] == {"safe": True, "credits_needed": 0}
     assert len(refused["ranks"]) == 2 and refused["makespan"] == 15
