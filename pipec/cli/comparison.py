@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from pipec.cli.ending import FINDINGS, status_of
-from pipec.cli.options import comparing, format_option, parameters, settings
+from pipec.cli.options import comparing, compiling, format_option, parameters, settings
 from pipec.cli.output import console, emit, figures, patience, say
 from pipec.compiler import Settings, build, certify, takes
 from pipec.findings import Finding, PipecError
