@@ -3,6 +3,7 @@
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.listener import Listener, Point
 from pipec.runtime.pipeline import Pipeline
+from pipec.runtime.profile import Profile
 from pipec.runtime.specs import TensorSpec
 from pipec.runtime.trace import Trace, measured_costs, measured_timeline
 
@@ -11,6 +12,7 @@ __all__ = [
     "Pipeline",
     "PipelineError",
     "Point",
+    "Profile",
     "TensorSpec",
     "Trace",
     "measured_costs",

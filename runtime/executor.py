@@ -122,6 +122,13 @@ class Stream:
             self._boundaries[flow, stage] = known
         return known
 
+    def message_sizes(self) -> dict[int, int]:
+        """Bytes of a message into each stage of which this rank knows them."""
+        sizes: dict[int, int] = {}
+        for (_, stage), boundary in self._boundaries.items():
+            sizes[stage] = max(boundary.size, sizes.get(stage, 0))
+        return sizes
+
     def held(self, flow: int, stage: int) -> Held:
         """A stage of a flow on this rank."""
         known = self._held.get((flow, stage))

@@ -23,6 +23,7 @@ from pipec.runtime.executor import Context, Stream
 from pipec.runtime.experts.stage import exchanges_of
 from pipec.runtime.groups import agree, default_topology, make_wire, store_of, sum_links
 from pipec.runtime.held import Ends
+from pipec.runtime.inside import Attached, Inside
 from pipec.runtime.links import Closable, Link, Linker
 from pipec.runtime.listener import Listener
 from pipec.runtime.specs import TensorSpec, declared
@@ -109,6 +110,9 @@ class Pipeline:
         self._listeners = tuple(listeners)
         self._epoch = 0
         self._streams: dict[str, Stream] = {}
+        for listener in self._listeners:
+            if isinstance(listener, Attached):
+                listener.attach(self._inside())
         self._watchdog = self._watch(agreed.token, agreed.hosts, timeout)
         self._finalizer = weakref.finalize(self, _close, self._watchdog, self._wire, self._links)
 
@@ -182,6 +186,17 @@ class Pipeline:
         links: list[Closable] = [*self._links, *self._exchanges]
         return Watchdog(
             self.plan.program, board, self._store, key, self.rank, remote, links, timeout
+        )
+
+    def _inside(self) -> Inside:
+        return Inside(
+            self.plan,
+            self.rank,
+            self._group,
+            self._device,
+            self._stages,
+            self._wire,
+            self._streams,
         )
 
     def _stream(self, mode: str) -> Stream:

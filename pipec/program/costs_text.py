@@ -43,15 +43,14 @@ def _times(costs: Costs, notes: Notes) -> Iterator[str]:
 def _pairs(costs: Costs, notes: Notes) -> Iterator[str]:
     """A matrix where every pair of few ranks is known, else a table."""
     ranks = _square(costs.pairs)
-    yield from _note(notes, "send")
     if ranks and "send" not in costs.times:
-        yield "send = ["
+        yield from (*_note(notes, "send"), "send = [")
         for source in range(ranks):
             row = (costs.pairs.get((source, target), Fraction(0)) for target in range(ranks))
             yield f"    [{', '.join(map(_number, row))}],"
         yield "]"
         return
-    yield from ("", "[send]")
+    yield from ("", *_note(notes, "send"), "[send]")
     for (source, target), time in sorted(costs.pairs.items()):
         yield f'"{source}->{target}" = {_number(time)}'
     if "send" in costs.times:

@@ -1,0 +1,130 @@
+"""What all ranks have measured -> one costs file, with comments on how sure it is."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.costs import PAIR, SERIAL, Costs
+from pipec.program.costs_file import CostsFile
+from pipec.program.effects import Kind
+from pipec.program.memory import Memory
+from pipec.program.pairs import REST
+from pipec.program.plan import Plan
+from pipec.program.program import Program
+
+Times = NDArray[np.float64]
+Samples = dict[str, dict[int, list[float]]]
+"""Per cost key and stage all that was measured, in ms."""
+
+HEAD = """Measured by pipec: `{plan}`, {steps} steps. Times are medians in ms; `spread` is the width
+of the middle half of the measurements, in percent of the median, stage by stage."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one rank knows: per row of its stream the times in ms, step by step; bytes per key and
+    stage; ms per pair of ranks.
+    """
+
+    took: Mapping[int, Times]
+    sizes: Mapping[str, Mapping[int, int]]
+    messages: Mapping[tuple[int, int], float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The costs file and the comments in it."""
+
+    file: CostsFile
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def summary(plan: Plan, measured: Sequence[Measured]) -> Summary:
+    """The costs of all ranks, from what each has measured."""
+    program = plan.program
+    stages = int(program.placement.stages.max())
+    samples = _samples(program, [one.took for one in measured])
+    times: dict[str, object] = {
+        key: [f"{median(_of(each, stage)):.4f}" for stage in range(stages)]
+        for key, each in samples.items()
+    }
+    notes = {key: _spread(each, stages) for key, each in samples.items()}
+    _halves(times, notes)
+    messages = {pair: time for one in measured for pair, time in one.messages.items()}
+    if messages:
+        between = {f"{a}->{b}": f"{time:.4f}" for (a, b), time in sorted(messages.items())}
+        rest = {REST: f"{median(messages.values()):.4f}"}
+        times["send"] = {**between, **rest}
+        notes["send"] = "half a round trip, nothing else on the wire; `rest` is their median"
+    costs = replace(Costs.of({**times, PAIR: SERIAL}), unit="ms")
+    memory = Memory.of(_sizes(plan, measured, stages))
+    return Summary(CostsFile(costs, memory), notes)
+
+
+def _samples(program: Program, took: Sequence[Mapping[int, Times]]) -> Samples:
+    """Whole operations by kind; of opened chunks also their parts."""
+    samples: Samples = defaultdict(lambda: defaultdict(list))
+    for rank, rows in enumerate(took):
+        whole: dict[tuple[Kind, int], Times] = {}
+        for index, times in rows.items():
+            one = program.instruction(int(program.start[rank]) + index)
+            operation = int(program.operation[int(program.start[rank]) + index])
+            before = whole.get((one.kind, operation))
+            whole[one.kind, operation] = times if before is None else before + times
+            if one.part is not None and program.placement.widest > 1:
+                samples[f"{one.kind.name}.{one.part.name}"][one.stage] += times.tolist()
+        for (kind, operation), times in whole.items():
+            stage = int(program.placement.split(operation).stage)
+            samples[kind.name][stage] += times.tolist()
+    kinds = ("F", "B", "W", "BW")
+    order = sorted(samples, key=lambda key: ("." in key, kinds.index(key.split(".")[0]), key))
+    return {key: samples[key] for key in order}
+
+
+def _of(each: Mapping[int, list[float]], stage: int) -> Iterable[float]:
+    """The measurements of a stage; of all stages where it has none."""
+    return each.get(stage) or [time for times in each.values() for time in times]
+
+
+def _spread(each: Mapping[int, list[float]], stages: int) -> str:
+    shares = []
+    for stage in range(stages):
+        if stage not in each:
+            shares.append("not measured")
+            continue
+        low, middle, high = np.quantile(each[stage], [0.25, 0.5, 0.75])
+        shares.append(f"{(high - low) / middle:.1%}" if middle else "0.0%")
+    return f"spread {', '.join(shares)}"
+
+
+def _halves(times: dict[str, object], notes: dict[str, str]) -> None:
+    """Where only fused backwards ran, say what B and W take all the same: half of it each.
+
+    Unsaid, another schedule would be judged with a B and a W of 1.
+    """
+    fused = times.get("BW")
+    if not isinstance(fused, list):
+        return
+    for key in ("B", "W"):
+        if key not in times:
+            times[key] = [f"{float(time) / 2:.4f}" for time in fused]
+            notes[key] = "not measured: half of BW"
+
+
+def _sizes(plan: Plan, measured: Sequence[Measured], stages: int) -> dict[str, list[str]]:
+    """Bytes per stage, as texts; the largest where two ranks know one."""
+    sizes: dict[str, dict[int, int]] = defaultdict(dict)
+    for one in measured:
+        for key, each in one.sizes.items():
+            for stage, size in each.items():
+                sizes[key][stage] = max(size, sizes[key].get(stage, 0))
+    order = ("parameters", "gradients", "optimizer", "activation", "stash", "message")
+    return {
+        key: [f"{sizes[key].get(stage, 0)}B" for stage in range(stages)]
+        for key in order
+        if sizes.get(key)
+    }
