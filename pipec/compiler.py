@@ -29,7 +29,7 @@ from pipec.program.graph import Channels
 from pipec.program.listing import is_listing, parse_listing
 from pipec.program.memory import Limit, Memory, with_limit
 from pipec.program.pairs import unknown_pair
-from pipec.program.parts import Layout, parse_layout
+from pipec.program.parts import Layout, Pattern, parse_layout
 from pipec.program.placement import Placement
 from pipec.program.plan import Plan, is_plan, parse_plan
 from pipec.program.program import Order, Program
@@ -160,15 +160,23 @@ def build_text(
     if settings.layers:
         layouts = (settings.layers,) * schedule.placement.flows[0].stages
     if layouts:
-        order = _opened(order, layouts, costs, settings.neighbours)
+        order = _opened(order, layouts, schedule.patterns, costs, settings.neighbours)
     program = lower(order, costs)
     compiled = Compiled(name or schedule.name, schedule.parameters, program, costs, memory)
     return _with(compiled, Settings(grouped=settings.grouped))
 
 
-def _opened(order: Order, layouts: tuple[Layout, ...], costs: Costs, neighbours: int) -> Order:
+def _opened(
+    order: Order,
+    layouts: tuple[Layout, ...],
+    patterns: tuple[Pattern, ...],
+    costs: Costs,
+    neighbours: int,
+) -> Order:
+    _entries_exist(patterns, layouts, order.origins.source)
     issue = overlapped if neighbours else natural
-    opened = open_chunks(order, layouts, weaving(issue, costs, layouts))
+    weave = weaving(issue, costs, layouts, patterns if neighbours else ())
+    opened = open_chunks(order, layouts, weave)
     return beside(order, opened, costs, neighbours) if neighbours > 1 else opened
 
 
@@ -282,6 +290,25 @@ def _pairs_known(costs: Costs, placement: Placement) -> None:
     finding = None if rest else unknown_pair(costs.pairs, placement)
     if finding:
         raise PipecError([finding])
+
+
+def _entries_exist(
+    patterns: tuple[Pattern, ...], layouts: tuple[Layout, ...], source: Source | None
+) -> None:
+    """Raises `PipecError` for parts in a pattern that no chunk has, under `--layers`."""
+    known = sorted({part.name for parts in layouts for part in parts})
+    unknown = {
+        entry.name: entry
+        for pattern in patterns
+        for entry in (*pattern.compute, *pattern.wire)
+        if entry.name not in known
+    }
+    if unknown:
+        findings = [
+            Finding("parts", f"no chunk has a part `{name}`", one.span, listed(known), f"`{name}`")
+            for name, one in unknown.items()
+        ]
+        raise PipecError(findings, source)
 
 
 def _settled(own: Memory, given: Memory | None, source: Source | None) -> Memory:

@@ -111,6 +111,13 @@ class Builder(Transformer_NonRecursive[Token, Any]):
         count, *parts = children
         return s.Layers(count, tuple(self._name(part) for part in parts), self._span(meta))
 
+    def overlap(self, meta: Meta, children: list[Any]) -> s.Pattern:
+        return s.Pattern(children[0], (), self._span(meta))
+
+    def lane(self, meta: Meta, children: list[Any]) -> s.Lane:
+        name, *parts = children
+        return s.Lane(str(name), tuple(parts), self._span(meta))
+
     def part(self, meta: Meta, children: list[Any]) -> s.PartOf:
         kind, part = children
         return s.PartOf(str(kind), self._name(part), self._span(meta))

@@ -16,6 +16,7 @@ from pipec.language.kinds import (
     bound_twice,
     check_selectors,
 )
+from pipec.language.patterns import OUT, WIRES, check_pattern, overlaps
 from pipec.language.policies import check_policy, check_slots
 from pipec.language.syntax import names_in
 from pipec.source import Span
@@ -23,9 +24,6 @@ from pipec.source import Span
 COSTS = ("F", "B", "W", "BW", "F & BW", "send", "sum", "dispatch", "combine")
 PAIR_NAMES = ("rank", "peer")
 """In the cost of a message: the rank that sends it, and the one that receives it."""
-WIRES, OUT = ("dispatch", "combine"), "out"
-"""The parts that are all-to-alls, and the one that follows the last of them."""
-
 SIZES = ("parameters", "gradients", "optimizer", "state", "activation", "stash", "message")
 AMOUNTS = (*SIZES, "F", "B", "W", "BW")
 
@@ -68,11 +66,7 @@ def setting_key(setting: s.Setting) -> str:
     if any(operation.selectors or operation.microbatch for operation in operations):
         return " & ".join(f"{operation.kind}[...]" for operation in operations)
     kinds = [operation.kind for operation in operations]
-    return "F & BW" if _overlaps(kinds) else " & ".join(kinds)
-
-
-def _overlaps(kinds: list[str]) -> bool:
-    return sorted(kinds) in (["B", "F"], ["BW", "F"])
+    return "F & BW" if overlaps(kinds) else " & ".join(kinds)
 
 
 # --- items ----------------------------------------------------------------------------------------
@@ -116,6 +110,13 @@ def _whole(schedule: s.ScheduleItem, scope: Scope) -> None:
         hint = "decide by the rank inside it: `if r == 0:`"
         message, expected = "a schedule has one program", "one block `on rank`"
         scope.add("incomplete", message, second.name.span, expected, "a second one", hint)
+    patterns: set[tuple[str, ...]] = set()
+    for pattern in [item for item in schedule.items if isinstance(item, s.Pattern)]:
+        pair = tuple(sorted(operation.kind for operation in pattern.pair.operations))
+        if pair in patterns:
+            message, expected = "a pair has one pattern", "each pair once"
+            scope.add("name", message, pattern.pair.span, expected, "a second one")
+        patterns.add(pair)
     limits = [item for item in schedule.items if isinstance(item, s.Limit)]
     for limit in [limit for limit in limits if _limits_memory(limit)][1:]:
         message, expected = "a schedule has one limit", "one `limit memory`"
@@ -142,6 +143,8 @@ def _item(item: s.Item, scope: Scope) -> None:
             _flow(item, scope)
         case s.Layers():
             _layers(item, scope)
+        case s.Pattern():
+            check_pattern(item, scope)
         case s.Settings():
             _settings(item, scope)
         case s.Limit():
@@ -296,7 +299,7 @@ def _statement(statement: s.Statement | s.Item, scope: Scope) -> None:
 
 def _unit(unit: s.Unit, scope: Scope) -> None:
     kinds = [operation.kind for operation in unit.operations]
-    if len(kinds) == 2 and not _overlaps(kinds):
+    if len(kinds) == 2 and not overlaps(kinds):
         expected, found = "one F and one B or BW", " and ".join(kinds)
         scope.add("kind", "these two cannot overlap", unit.span, expected, found)
     for operation in unit.operations:

@@ -25,6 +25,8 @@ _WORDS = {
     "$END": "the end of the line",
     "COMPARE": "a comparison",
     "KIND": "an operation (F, B, W, BW)",
+    "LANE": "`compute` or `wire`",
+    "DOT": "`.`",
     "DOCSTRING": "a docstring",
 }
 _VALUE = frozenset(("NUMBER", "NAME", "FUNCTION"))
@@ -36,6 +38,9 @@ _LINES = (
     "require",
     "flow",
     "layers",
+    "overlap",
+    "compute",
+    "wire",
     "let",
     "cost",
     "memory",

@@ -22,7 +22,10 @@ _KINDS = frozenset(("F", "B", "W", "BW"))
 _WORDS = frozenset("if else and or not in".split())
 _BEFORE_VALUE = frozenset("( [ , = < > <= >= == != + - * / // % ** .. : &".split())
 _TIGHT = frozenset(("/", "."))
+_LANES = ("compute", "wire")
 _INLINE = {"repeat": "repeat", "for": "for", "if": "if", "elif": "if", "else": "if"}
+_BEFORE_OPERATIONS = frozenset((*_INLINE, *_LANES, "on"))
+"""Lines that have operations behind their `:`."""
 
 
 def format_text(source: Source) -> str:
@@ -78,12 +81,14 @@ def _row(source: Source, line: Line, depth: int) -> _Row:
     if first in _INLINE:
         ends = _header_end(tokens)
         cut = ends + 1 if ends is not None and ends + 1 < len(tokens) else None
-    elif first == "let" or first == "flow":
+    elif first == "let" or first == "flow" or first in _LANES:
         cut = 2
     if cut is None:
         return row
     head, tail = "".join(words[:cut]), "".join(words[cut:])
-    return replace(row, head=head, tail=tail, sort=_INLINE.get(first, first))
+    return replace(
+        row, head=head, tail=tail, sort=_INLINE.get(first, "lane" if first in _LANES else first)
+    )
 
 
 def _header_end(tokens: list[str]) -> int | None:
@@ -118,7 +123,7 @@ def _spaced(tokens: list[str], depth: int) -> list[str]:
         written.append(space + (token.rstrip() if token.startswith("#") else token))
         if token in ("(", "["):
             brackets.append(token)
-        if token == ":" and not brackets and tokens[0] in _INLINE | {"on": ""}:
+        if token == ":" and not brackets and tokens[0] in _BEFORE_OPERATIONS:
             operations = True
         fresh = False
         before = token

@@ -89,6 +89,9 @@ class _Assembly:
             case s.Every():
                 self._needs_block(block, "this line")
                 return replace(node, body=self._nodes(inner, "slots"))
+            case s.Pattern():
+                self._needs_block(block, "this line")
+                return replace(node, body=self._nodes(inner, "pattern"))
             case s.OnRank() | s.Repeat() | s.For() | s.Branch():
                 return self._with_body(node, block, inner)
         if block.inner and self._sure:
@@ -212,6 +215,7 @@ _PLACES: dict[str, tuple[type, ...]] = {
         s.Require,
         s.FlowItem,
         s.Layers,
+        s.Pattern,
         s.Settings,
         s.Limit,
         s.OnRank,
@@ -220,6 +224,7 @@ _PLACES: dict[str, tuple[type, ...]] = {
     ),
     "policy": (s.Let, s.Prefer, s.Limit),
     "slots": (s.Let, s.Slot),
+    "pattern": (s.Lane,),
     "body": _BODY,
 }
 _BODIES: dict[type, str] = {
@@ -227,16 +232,18 @@ _BODIES: dict[type, str] = {
     s.OnRank: "body",
     s.Greedy: "policy",
     s.Every: "slots",
+    s.Pattern: "pattern",
 }
 """What may have been meant as the body of a line that has none."""
 
-_PLACES["anywhere"] = (*_PLACES["schedule"], *_BODY, s.Prefer, s.Slot)
+_PLACES["anywhere"] = (*_PLACES["schedule"], *_BODY, s.Prefer, s.Slot, s.Lane)
 _DESCRIPTIONS = {
     "file": "a docstring or a `schedule`",
-    "schedule": "`require`, `flow`, `layers`, `let`, `cost`, `memory`, `limit` or how ranks order "
-    "their work",
+    "schedule": "`require`, `flow`, `layers`, `overlap`, `let`, `cost`, `memory`, `limit` or how "
+    "ranks order their work",
     "policy": "`prefer`, `limit` or `let`",
     "slots": "an operation `at` a slot, or `let`",
+    "pattern": "`compute:` or `wire:`, and parts",
     "body": "operations, `let`, `repeat`, `for` or `if`",
     "anywhere": "a line of a schedule",
 }
@@ -250,6 +257,9 @@ _ELSEWHERE: dict[type, tuple[str, str]] = {
     s.ScheduleItem: ("`schedule`", "it stands at the left margin"),
     s.Require: ("`require`", _IN_SCHEDULE),
     s.FlowItem: ("`flow`", _IN_SCHEDULE),
+    s.Layers: ("`layers`", _IN_SCHEDULE),
+    s.Pattern: ("`overlap`", _IN_SCHEDULE),
+    s.Lane: ("a lane", "lanes stand inside `overlap F & BW:`"),
     s.Settings: ("a setting", _IN_SCHEDULE),
     s.Limit: ("`limit`", _IN_SCHEDULE),
     s.OnRank: ("`on rank`", "it stands directly in the schedule"),

@@ -8,12 +8,12 @@ from pipec.source import Span
 LARGEST_NUMBER = 2**63 - 1
 """Numbers are 64-bit integers."""
 
-LATER = frozenset("def layer overlap".split())
+LATER = frozenset("def layer".split())
 """Words that begin lines of a later version of the language."""
 
 RESERVED = LATER | frozenset(
-    "F B W BW schedule require flow layers let cost memory limit on greedy prefer every at repeat "
-    "for in if elif else and or not true false min max abs".split()
+    "F B W BW schedule require flow layers overlap let cost memory limit on greedy prefer every at "
+    "repeat for in if elif else and or not true false min max abs".split()
 )
 """Words that no parameter, flow or name may take."""
 
@@ -250,6 +250,24 @@ class PartOf:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """`compute: F.attention B.mlp` or `wire: ...`: what a lane runs, in issue order."""
+
+    name: str
+    parts: tuple[PartOf, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """`overlap F & BW:` and its lanes: how the parts of such pairs are issued."""
+
+    pair: Unit
+    body: tuple[Lane | Broken, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """`F = 1`, `F & BW = 3`, `F.mlp = 1`, `send = 0.1`: a cost or an amount of memory."""
 
@@ -323,7 +341,7 @@ class Every:
 Block = OnRank | Greedy | Every
 """The three ways to decide an order."""
 
-Item = Docstring | Let | Require | FlowItem | Layers | Settings | Limit | Block | Broken
+Item = Docstring | Let | Require | FlowItem | Layers | Pattern | Settings | Limit | Block | Broken
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.findings import PipecError, Stop
 from pipec.lower.weave import Row, Weave
 from pipec.program.effects import Kind
 from pipec.program.parts import Layout
@@ -24,7 +25,10 @@ Array = NDArray[Any]
 
 
 def open_chunks(order: Order, layouts: tuple[Layout, ...], weave: Weave) -> Order:
-    """Open every operation. `layouts` has the parts of each stage."""
+    """Open every operation. `layouts` has the parts of each stage.
+
+    Raises `PipecError` where `weave` cannot follow a pattern.
+    """
     heads = np.flatnonzero(~order.tie)
     halves = np.append(order.tie[1:], False)[heads]
     stages = len(layouts)
@@ -36,7 +40,10 @@ def open_chunks(order: Order, layouts: tuple[Layout, ...], weave: Weave) -> Orde
     for head in first.tolist():
         rows = [int(heads[head]), int(heads[head]) + 1][: 1 + int(halves[head])]
         unit = [divmod(int(form[row]), stages) for row in rows]
-        templates.append(weave([(Kind(kind), stage) for kind, stage in unit]))
+        try:
+            templates.append(weave([(Kind(kind), stage) for kind, stage in unit]))
+        except Stop as stop:
+            raise PipecError([stop.finding], order.origins.source) from None
     return _filled(order, layouts, heads, which, templates)
 
 

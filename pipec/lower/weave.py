@@ -1,13 +1,16 @@
-"""How the parts of an operation, or of a pair, are issued: under the costs of each part."""
+"""How the parts of an operation, or of a pair, are issued: under the costs of each part, or as the
+author of the schedule writes it.
+"""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import lcm
 
+from pipec.lower.pattern import written
 from pipec.lower.units import Issued, Operation
 from pipec.program.costs import Costs
 from pipec.program.effects import EFFECTS, Kind
-from pipec.program.parts import Layout
+from pipec.program.parts import Layout, Pattern
 
 Half = tuple[Kind, int]
 """One operation of a unit: its kind and its stage."""
@@ -17,18 +20,29 @@ Weave = Callable[[Sequence[Half]], list[Row]]
 
 
 def weaving(
-    issue: Callable[[Sequence[Operation]], list[Issued]], costs: Costs, layouts: Sequence[Layout]
+    issue: Callable[[Sequence[Operation]], list[Issued]],
+    costs: Costs,
+    layouts: Sequence[Layout],
+    patterns: Sequence[Pattern] = (),
 ) -> Weave:
-    """Rows of a unit in the order that `issue` (`units.natural`, `units.overlapped`) gives them."""
+    """Rows of a unit in the order that `issue` (`units.natural`, `units.overlapped`) gives them; of
+    a pair that has a pattern, in the pattern's.
+    """
 
     known: dict[tuple[Operation, ...], list[Issued]] = {}
+    by_pair = {frozenset((Kind.F, pattern.backward)): pattern for pattern in patterns}
 
     def weave(halves: Sequence[Half]) -> list[Row]:
         operations = tuple(_operations(halves, costs, layouts))
-        if operations not in known:
-            known[operations] = issue(operations)
+        pattern = by_pair.get(frozenset(kind for kind, _ in halves))
+        if pattern is not None:
+            issued = written(pattern, operations, [layouts[stage] for _, stage in halves])
+        else:
+            if operations not in known:
+                known[operations] = issue(operations)
+            issued = known[operations]
         rows = []
-        for half, kind, part in known[operations]:
+        for half, kind, part in issued:
             wire = layouts[halves[half][1]][part].wire
             rows.append((half, int(kind if wire is None else wire), part))
         return rows

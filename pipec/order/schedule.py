@@ -14,8 +14,9 @@ from pipec.language.syntax import names_in
 from pipec.order.memory import in_bytes, memory_of
 from pipec.order.settings import costs_of, sizes_of
 from pipec.program.costs import Costs
+from pipec.program.effects import Kind
 from pipec.program.memory import Limit, Memory
-from pipec.program.parts import MOST_PARTS, Layout, layout
+from pipec.program.parts import MOST_PARTS, Entry, Layout, Pattern, layout
 from pipec.program.placement import Flow, Placement
 from pipec.source import Source, Span
 
@@ -41,6 +42,7 @@ class Schedule:
     source: Source = field(repr=False)
     flow_spans: tuple[Span, ...] = field(repr=False)
     layouts: tuple[Layout, ...] = ()
+    patterns: tuple[Pattern, ...] = ()
 
 
 def bind(item: s.ScheduleItem, given: Mapping[str, int | bool], source: Source) -> Schedule:
@@ -138,6 +140,7 @@ class _Binder:
         self._spans: list[Span] = []
         self._pending: list[s.Settings] = []
         self._layers: list[s.Layers] = []
+        self._patterns: list[Pattern] = []
         self._limit: Limit | None = None
         self._findings = findings
 
@@ -151,6 +154,8 @@ class _Binder:
                 self._flow(item)
             case s.Layers():
                 self._layers.append(item)
+            case s.Pattern():
+                self._patterns.append(_pattern(item))
             case s.Settings():
                 self._pending.append(item)
             case s.Limit():
@@ -270,6 +275,7 @@ class _Binder:
             source,
             tuple(self._spans),
             layouts,
+            tuple(self._patterns),
         )
 
     def _layouts(self, stages: int) -> tuple[Layout, ...]:
@@ -305,6 +311,17 @@ class _Binder:
                 message, span = f"the layers of stage {stage}: {error}", self._layers[-1].span
                 raise Stop(Finding("parts", message, span, "layers of parts")) from None
         return known[chunk]
+
+
+def _pattern(item: s.Pattern) -> Pattern:
+    kinds = [Kind[operation.kind] for operation in item.pair.operations]
+    (backward,) = (kind for kind in kinds if kind is not Kind.F)
+    lanes = {
+        lane.name: tuple(Entry(Kind[part.kind], part.part.name, part.span) for part in lane.parts)
+        for lane in item.body
+        if isinstance(lane, s.Lane)
+    }
+    return Pattern(backward, **lanes)
 
 
 def _fraction(value: Value) -> Fraction:

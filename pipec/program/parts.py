@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from pipec.program.effects import Kind
+from pipec.source import Span
 
 WIRES = {"dispatch": Kind.DISPATCH, "combine": Kind.COMBINE}
 OUT = "out"
@@ -66,6 +67,30 @@ def checked(parts: Layout) -> Layout:
             raise ValueError(f"a layer has one `{part.name}`, not two")
         seen.add(part)
     return parts
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`F.mlp` in a pattern: a step of one of the two operations, and the name of a part."""
+
+    kind: Kind
+    name: str
+    span: Span | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind.name}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """How the parts of an OVERLAP of an F and a `backward` are issued, for each lane.
+
+    A lane repeats its entries for every layer; what stands on none is issued where it fits.
+    """
+
+    backward: Kind
+    compute: tuple[Entry, ...] = ()
+    wire: tuple[Entry, ...] = ()
 
 
 # --- as text --------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ def test_the_cases_cover_every_code() -> None:
         "name",
         "order",
         "parameter",
+        "parts",
         "policy",
         "require",
         "slot",

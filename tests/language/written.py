@@ -98,6 +98,7 @@ class _Author:
         for number in range(self._draw(st.integers(1, 2))):
             self._flows.append(f"flow{number}")
             text += self._between(indent) + self._line(indent, self._flow(names))
+        text += self._pattern(indent, names) if self._chance(30) else ""
         for _ in range(self._draw(st.integers(0, 3))):
             text += self._between(indent) + self._line(indent, self._item(names))
         if self._chance(30):
@@ -112,6 +113,23 @@ class _Author:
             return text + self._body(inner, known, 3)
         lines = self._policy(known) if way == "greedy" else self._slots(known)
         return text + "".join(self._between(inner) + self._line(inner, line) for line in lines)
+
+    def _pattern(self, indent: str, names: list[str]) -> str:
+        parts = "attention dispatch mlp combine".split()
+        head, inner = (
+            ["overlap", *self._pick(["F", "&", "BW"], ["BW", "&", "F"]), ":"],
+            self._deeper(indent),
+        )
+        lines = [["layers", *self._number([*names, "stage"], 1), ":", *parts], head]
+        text = "".join(self._between(indent) + self._line(indent, line) for line in lines)
+        lanes = {"compute": parts[::2], "wire": parts[1::2]}
+        for lane in self._pick(["compute"], ["wire"], ["compute", "wire"]):
+            kinds = "FBW" if lane == "compute" else "FB"
+            named = [[kind, ".", part] for part in lanes[lane] for kind in kinds]
+            words = self._draw(st.permutations(named))[: self._draw(st.integers(1, 4))]
+            line = [lane, ":", *(token for word in words for token in word)]
+            text += self._between(inner) + self._line(inner, line)
+        return text
 
     def _policy(self, names: list[str]) -> list[list[str]]:
         kinds = self._pick(["F", "B", "W"], ["BW", "F"])

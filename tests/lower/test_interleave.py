@@ -4,17 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipec.lower.interleave import Chain, Part, Place, interleave, needed, spans
-from pipec.lower.pattern import Stuck, follow, repeated
 
 COMPUTE, WIRE = "compute", "all-to-all"
 FORWARD = ("attention", "dispatch", "mlp", "combine")
 LANES = {"attention": COMPUTE, "dispatch": WIRE, "mlp": COMPUTE, "combine": WIRE}
-NAMES = [FORWARD, FORWARD[::-1], ("mlp", "attention")]
-ROWS = {
-    COMPUTE: "F.attention B.mlp W.mlp F.mlp B.attention W.attention",
-    WIRE: "B.combine F.dispatch B.dispatch F.combine",
-}
-"""The pair of DeepSeek-V3 (arXiv:2412.19437, figure 4)."""
 
 
 def pair(forward: int, backward: int, compute: int = 2, wire: int = 3) -> list[Chain]:
@@ -26,15 +19,6 @@ def pair(forward: int, backward: int, compute: int = 2, wire: int = 3) -> list[C
     b = tuple(part(name) for name in FORWARD[::-1] * backward)
     w = tuple(Part(COMPUTE, compute, (1, place)) for place in range(1, len(b), 2))
     return [tuple(part(name) for name in FORWARD * forward), b, w]
-
-
-def layered(rows: dict[str, str], names: list[tuple[str, ...]]) -> dict[str, list[Place]]:
-    """The places of rows as an author writes them."""
-    entries = {
-        lane: [("FBW".index(word[0]), word[2:]) for word in row.split()]
-        for lane, row in rows.items()
-    }
-    return {lane: repeated(row, names) for lane, row in entries.items()}
 
 
 def through(chains: list[Chain], order: list[Place] | tuple[Place, ...]) -> int:
@@ -110,29 +94,3 @@ def test_unequal_layers() -> None:
 def test_repeatable() -> None:
     """The same chains give the same sequence."""
     assert interleave(pair(3, 4)) == interleave(pair(3, 4))
-
-
-def test_written_pair() -> None:
-    """The pair as an author writes it, layer after layer, is through as soon as the one found."""
-    chains = pair(4, 4)
-    order = follow(layered(ROWS, [names * 4 for names in NAMES]), chains)
-    assert not isinstance(order, Stuck)
-    assert through(chains, order) == interleave(chains).makespan
-
-
-def test_written_pair_of_unequal_layers() -> None:
-    """Where one side has fewer layers, the rows go on without it."""
-    chains = pair(1, 2)
-    names = [NAMES[0], NAMES[1] * 2, NAMES[2] * 2]
-    order = follow(layered(ROWS, names), chains)
-    assert not isinstance(order, Stuck)
-    assert len(order) == 16
-    assert through(chains, order) >= interleave(chains).makespan
-
-
-def test_waiting_for_each_other() -> None:
-    """Combine before dispatch on the wire: the first head of each lane waits for one behind."""
-    rows = {**ROWS, WIRE: "F.combine B.combine F.dispatch B.dispatch"}
-    found = follow(layered(rows, NAMES), pair(1, 1))
-    assert isinstance(found, Stuck)
-    assert found.waits == (((1, 1), (1, 0)), ((0, 3), (0, 2)))
