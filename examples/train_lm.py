@@ -176,6 +176,12 @@ def unigram_entropy(text: Tensor) -> float:
     return -sum(p * math.log(p) for p in share.tolist() if p > 0)
 
 
+def batch_of(rows: int) -> tuple[Tensor, Tensor]:
+    """Random bytes and the same moved by one: a batch when only its size matters."""
+    pieces = torch.randint(0, BYTES, (rows, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+    return pieces[:, :-1], pieces[:, 1:]
+
+
 def batches(text: Tensor, size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Random pieces of the text and the same moved by one byte; the same on every rank."""
     generator = torch.Generator().manual_seed(0)

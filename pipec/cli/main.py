@@ -13,6 +13,7 @@ COMMANDS = {
     "verify": "proof",
     "compare": "comparison",
     "compile": "proof",
+    "profile": "profiling",
     "tune": "tuning",
     "run": "training",
     "fmt": "formatting",
@@ -54,4 +55,5 @@ def main() -> None:
     pipec compile mine.pipe P=4 M=16 -o mine.plan
     pipec tune P=8 M=32 --cost F=1,B=1.2,W=0.8 -o best.plan
     pipec run mine.plan
+    pipec profile zb1p P=4 M=8 -o costs.toml
     """

@@ -54,6 +54,7 @@ def summary(plan: Plan, measured: Sequence[Measured]) -> Summary:
     }
     notes = {key: _spread(each, stages) for key, each in samples.items()}
     _halves(times, notes)
+    times = {key: times[key] for key in sorted(times, key=_reading_order)}
     messages = {pair: time for one in measured for pair, time in one.messages.items()}
     if messages:
         between = {f"{a}->{b}": f"{time:.4f}" for (a, b), time in sorted(messages.items())}
@@ -80,9 +81,12 @@ def _samples(program: Program, took: Sequence[Mapping[int, Times]]) -> Samples:
         for (kind, operation), times in whole.items():
             stage = int(program.placement.split(operation).stage)
             samples[kind.name][stage] += times.tolist()
-    kinds = ("F", "B", "W", "BW")
-    order = sorted(samples, key=lambda key: ("." in key, kinds.index(key.split(".")[0]), key))
-    return {key: samples[key] for key in order}
+    return samples
+
+
+def _reading_order(key: str) -> tuple[bool, int, str]:
+    """Whole operations first, and F before B."""
+    return "." in key, ("F", "B", "W", "BW").index(key.partition(".")[0]), key
 
 
 def _of(each: Mapping[int, list[float]], stage: int) -> Iterable[float]:

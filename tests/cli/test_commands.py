@@ -337,7 +337,9 @@ def test_compare_leaves_out_what_cannot_be_compared() -> None:
     pipec("compare P=2 M=2", 2)
 
 
-@pytest.mark.parametrize("command", ["list", "verify", "compile", "show", "compare", "run", "fmt"])
+@pytest.mark.parametrize(
+    "command", ["list", "verify", "compile", "show", "compare", "profile", "run", "fmt"]
+)
 def test_help_has_an_example(command: str) -> None:
     """`--help` and `-h` show at least one command line, with the ampersand quoted."""
     printed = pipec(f"{command} --help").stdout
@@ -351,7 +353,7 @@ def test_help_lists_every_command() -> None:
     """The commands stand in the order in which people need them; without one, help is shown."""
     printed = pipec("--help").stdout
     listed = re.findall(r"^  (\w+)  +\S", printed.split("Commands:")[1], re.M)
-    shown = ["list", "show", "verify", "compare", "compile", "tune", "run", "fmt"]
+    shown = ["list", "show", "verify", "compare", "compile", "profile", "tune", "run", "fmt"]
     assert listed == [*shown, "explain", "import", "export"]
     assert "Commands:" in pipec("", 2).output
     assert re.fullmatch(r"pipec, version [\d.]+\n", pipec("--version").stdout)
