@@ -24,8 +24,8 @@ from pipec.source import Span
 COSTS = ("F", "B", "W", "BW", "F & BW", "send", "sum", "dispatch", "combine")
 PAIR_NAMES = ("rank", "peer")
 """In the cost of a message: the rank that sends it, and the one that receives it."""
-SIZES = ("parameters", "gradients", "optimizer", "state", "activation", "stash", "message")
-AMOUNTS = (*SIZES, "F", "B", "W", "BW")
+CONSTANT = ("parameters", "gradients", "optimizer", "state")
+AMOUNTS = (*CONSTANT, "activation", "stash", "message", "dispatch", "F", "B", "W", "BW")
 
 
 def check(tree: s.File) -> list[Finding]:

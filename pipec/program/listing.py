@@ -244,7 +244,7 @@ class _Reader:
         forms = (_COMPUTE, _MESSAGE, _SUM, _EXPERTS)
         match = next((match for form in forms if (match := form.fullmatch(code))), None)
         if not match:
-            word = code.lstrip("& ").split()[0]
+            word = (code.lstrip("& ") or code).split()[0]
             hint = nearest(word, Kind.__members__) if word not in Kind.__members__ else None
             expected = f"{_FORMS}, {_PART_FORMS}" if self._layouts else _FORMS
             self._reject("this instruction cannot be read", span, expected, f"`{code}`", hint)

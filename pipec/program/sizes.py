@@ -25,7 +25,10 @@ SIZE_OF = {
 KEPT = (Value.SAVED, Value.STASH)
 """Values that an operation makes and a later one of the same stage releases."""
 
-SIZES = (*CONSTANT, *dict.fromkeys(SIZE_OF.values()))
+BUFFER = "dispatch"
+"""The size of what one all-to-all of experts sends or receives."""
+
+SIZES = (*CONSTANT, *dict.fromkeys(SIZE_OF.values()), BUFFER)
 CHANGES = ("F", "B", "W", "BW")
 KEYS = (*SIZES, *CHANGES)
 """What may be stated: sizes, or what operations take and give back."""

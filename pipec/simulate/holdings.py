@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.costs import MOST_TICKS, too_large, whole
-from pipec.program.effects import EFFECTS, STEP, TRAVELS, Kind, Step, Value
+from pipec.program.effects import EFFECTS, EXPERTS, STEP, TRAVELS, Kind, Step, Value
 from pipec.program.memory import Memory
 from pipec.program.needs import sources
 from pipec.program.program import Table
-from pipec.program.sizes import CONSTANT, KEPT, SIZE_OF, SIZES
+from pipec.program.sizes import BUFFER, CONSTANT, KEPT, SIZE_OF, SIZES
 from pipec.simulate.timeline import Timeline
 
 Array = NDArray[Any]
@@ -22,7 +22,7 @@ FINEST = 10**6
 NAMES = {Value.SAVED: "activations", Value.STASH: "stash"}
 """What kept values are called as parts."""
 
-PARTS = (*CONSTANT, *NAMES.values(), "received", "sent", "passed")
+PARTS = (*CONSTANT, *NAMES.values(), "received", "sent", "passed", "exchanged")
 """All parts, in the order in which people read them."""
 
 
@@ -97,6 +97,8 @@ def holdings(memory: Memory, time: Timeline) -> Holdings:
     scale, sizes = _sizes(table, memory)
     constant = tuple(_constant(table, key, sizes[key]) for key in CONSTANT if any(sizes[key]))
     stays = _messages(time, np.array(sizes["message"])) if any(sizes["message"]) else ()
+    if any(sizes[BUFFER]) and table.placement.layouts:
+        stays = (*stays, _exchanges(table, np.array(sizes[BUFFER])))
     return Holdings(table, scale, constant, _changes(sizes), stays)
 
 
@@ -169,6 +171,24 @@ def _messages(time: Timeline, size: Array) -> tuple[Stays, ...]:
         Stays("received", recv, last[taken], amount[away]),
         Stays("sent", first[maker[away]], _left(time, send), amount[away]),
         Stays("passed", first[maker[local]], last[consumers[local]], amount[local]),
+    )
+
+
+def _exchanges(table: Table, size: Array) -> Stays:
+    """What all-to-alls send, from the part that makes it until the result is waited for; and what
+    they receive, from when they are issued until it is consumed.
+    """
+    wires = np.flatnonzero(EXPERTS[table.kind])
+    rows = np.full(table.placement.size * table.placement.widest, -1, np.int64)
+    rows[table.slot[table.compute]] = table.compute
+    split = table.placement.split(table.operation[wires])
+    onward = np.where(split.step == Step.FORWARD, 1, -1)
+    made, taken = rows[table.slot[wires] - onward], rows[table.slot[wires] + onward]
+    return Stays(
+        "exchanged",
+        np.concatenate([made, wires]),
+        np.concatenate([taken - 1, taken]),
+        np.tile(size[split.stage], 2),
     )
 
 

@@ -8,6 +8,7 @@ WORDS = {
     "received": "receive buffers",
     "sent": "sends in flight",
     "passed": "passed on",
+    "exchanged": "all-to-all buffers",
 }
 """What people call the parts whose names say too little."""
 

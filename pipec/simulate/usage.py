@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipec.program.costs import MOST_TICKS, too_large
 from pipec.program.memory import Memory
 from pipec.program.program import Table
+from pipec.program.sizes import BUFFER
 from pipec.simulate.holdings import Changes, Holdings, Stays, holdings
 from pipec.simulate.timeline import Timeline
 
@@ -52,6 +53,12 @@ class Usage:
     def text(self, amount: Any, of: Any = 0) -> str:
         """An amount as people read it; with `of`, as a share of that."""
         return self.memory.text(self.units(amount), self.units(of))
+
+    @property
+    def not_counted(self) -> tuple[str, ...]:
+        """What the program has, and no size is known of although others are in bytes."""
+        opened = bool(self.table.placement.layouts)
+        return tuple(key for key in self.memory.not_counted if opened or key != BUFFER)
 
     @property
     def largest_message(self) -> int:

@@ -47,7 +47,7 @@ def _memory(used: Usage) -> dict[str, Any]:
     return {
         "unit": "bytes" if memory.in_bytes else "units",
         "limit": _number(limit.most) if limit else None,
-        "not_counted": list(memory.not_counted),
+        "not_counted": list(used.not_counted),
         "largest_message": used.units(used.largest_message),
     }
 

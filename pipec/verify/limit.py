@@ -42,6 +42,7 @@ _WAYS = {
     "stash": "stashes (run W earlier)",
     "received": "receive buffers (post RECVs later)",
     "sent": "sends in flight (receive them earlier)",
+    "exchanged": "all-to-all buffers (interleave less)",
 }
 
 

@@ -63,8 +63,8 @@ def _peak_memory(used: Usage) -> Text:
         text.append(f"{'':14}{parts}\n")
     if used.memory.limit:
         text.append(f"{'':14}the limit is {used.memory.limit.text}\n")
-    if used.memory.not_counted:
-        text.append(f"{'':14}not counted: {', '.join(used.memory.not_counted)}\n")
+    if used.not_counted:
+        text.append(f"{'':14}not counted: {', '.join(used.not_counted)}\n")
     return text
 
 
