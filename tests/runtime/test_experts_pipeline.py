@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import pipec
 from pipec import Channels
+from pipec.library import names
+from pipec.program.costs import Costs
 from pipec.program.plan import Plan
 from pipec.runtime import Pipeline, Trace, measured_costs, measured_timeline
 from pipec.runtime.experts import Exchange, Layout, make_exchange, make_layout
@@ -37,6 +40,23 @@ PER_STAGE = 2
 
 OPEN = "2 x attention dispatch mlp combine"
 """The parts of every stage."""
+
+COSTS = Costs.of({"dispatch": "0.4", "combine": "0.4"})
+"""All-to-alls take time, so that something is interleaved."""
+
+PATTERN = """
+schedule mine(P, M):
+    flow main(stages=P, microbatches=M): rank = stage
+    layers 2: attention dispatch mlp combine
+    overlap F & BW:
+        compute:  F.attention  B.mlp  F.mlp  B.attention
+        wire:     B.combine  F.dispatch  B.dispatch  F.combine
+    on rank r:
+        let warmup = min(P - r, M)
+        repeat warmup:      F
+        repeat M - warmup:  F & BW
+        repeat warmup:      BW
+"""
 
 SIZES = {
     "gpipe": (2, 3),
@@ -50,6 +70,20 @@ SIZES = {
     "dualpipe": (2, 4),
     "dualpipev": (2, 5),
 }
+OTHERS = {
+    "eager1f1b": (2, 3),
+    "1f1b-overlap": (2, 4),
+    "interleaved-overlap": (2, 4),
+    "chimera": (2, 4),
+    "hanayo": (2, 3),
+    "vzb": (2, 3),
+    "vhalf": (2, 3),
+    "vmin": (2, 3),
+    "zb1p-greedy": (2, 3),
+    "zb2p-greedy": (2, 3),
+    "zbv-greedy": (2, 3),
+}
+"""Schedules whose chunks are only tried opened."""
 
 
 @cache
@@ -60,9 +94,11 @@ def placed(pipeline: int, experts: int) -> tuple[Layout, Exchange]:
 
 
 @cache
-def opened(schedule: str, sizes: tuple[int, int], layers: str | None) -> Plan:
+def opened(schedule: str, sizes: tuple[int, int], layers: str | None, neighbours: int = 1) -> Plan:
     """A plan whose chunks are opened into parts, if `layers` says which."""
-    return pipec.compile(schedule, P=sizes[0], M=sizes[1], layers=layers)
+    return pipec.compile(
+        schedule, P=sizes[0], M=sizes[1], costs=COSTS, layers=layers, neighbours=neighbours
+    )
 
 
 def layers_of(stage: int) -> range:
@@ -87,10 +123,11 @@ def step_twice(
     bias: float,
     wires: str,
     layers: str | None = None,
+    neighbours: int = 1,
 ) -> int:
     """Two steps, each compared with the plain model; how many stages were compared."""
     layout, exchange = placed(sizes[0], experts)
-    plan = opened(schedule, sizes, layers)
+    plan = opened(schedule, sizes, layers, neighbours)
     total, count = total_of(plan), stages_of(plan)
     expected = expected_of(count, total, experts, bias)
     stages = {
@@ -125,10 +162,30 @@ def test_schedules(four: Ranks, schedule: str) -> None:
     assert all(four.run(step_twice, schedule, SIZES[schedule], 2, EVEN, "tagged"))
 
 
-@pytest.mark.parametrize("schedule", SIZES)
+@pytest.mark.parametrize("schedule", SIZES | OTHERS)
 def test_parts(four: Ranks, schedule: str) -> None:
     """Every library schedule with its chunks opened, and the parts of pairs interleaved."""
-    assert all(four.run(step_twice, schedule, SIZES[schedule], 2, EVEN, "tagged", OPEN))
+    sizes = (SIZES | OTHERS)[schedule]
+    assert all(four.run(step_twice, schedule, sizes, 2, EVEN, "tagged", OPEN))
+
+
+@pytest.mark.parametrize(("schedule", "neighbours"), [("1f1b", 3), ("dualpipe", 2), ("zbv", 2)])
+def test_neighbours(four: Ranks, schedule: str, neighbours: int) -> None:
+    """Parts of operations that stand side by side, interleaved."""
+    sizes = SIZES[schedule]
+    assert all(four.run(step_twice, schedule, sizes, 2, EVEN, "tagged", OPEN, neighbours))
+
+
+def test_pattern(four: Ranks, tmp_path: Path) -> None:
+    """Pairs in the order that an author writes."""
+    path = tmp_path / "mine.pipe"
+    path.write_text(PATTERN, encoding="utf-8")
+    assert all(four.run(step_twice, str(path), (2, 4), 2, EVEN, "tagged"))
+
+
+def test_every_schedule_is_tried() -> None:
+    """All of the library that have a backward."""
+    assert SIZES.keys() | OTHERS.keys() == set(names()) - {"forward"}
 
 
 @pytest.mark.parametrize("wires", ["tagged", "pair", "directed", "rank"])
