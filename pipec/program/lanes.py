@@ -12,14 +12,20 @@ Array = NDArray[Any]
 
 
 def brought(table: Table) -> Array:
-    """For each compute row the RECV, DISPATCH or COMBINE that brings what it consumes, or -1."""
+    """For each compute row the RECV, DISPATCH or COMBINE that brings what it consumes, or -1.
+
+    A RECV brings it to an operation of its own rank that stands behind it.
+    """
     arrival = np.full(len(table), -1, np.int64)
     recv = np.full(table.placement.size, -1, np.int64)
     rows = np.flatnonzero(table.kind == Kind.RECV)
+    rows = rows[table.placement.home[table.operation[rows]] == table.rank[rows]]
+    rows = rows[::-1]  # of several, the first
     recv[table.operation[rows]] = rows
     consumers = table.entries
     consumers = consumers[np.isin(STEP[table.kind[consumers]], list(TRAVELS))]
-    arrival[consumers] = recv[table.operation[consumers]]
+    received = recv[table.operation[consumers]]
+    arrival[consumers] = np.where(received < consumers, received, -1)
     if table.placement.layouts:
         _exchanged(table, arrival)
     return arrival

@@ -137,7 +137,7 @@ def _pairs(program: Program) -> list[Finding]:
     one, other = program.kind[first], program.kind[second]
     backward = np.isin(np.where(one == Kind.F, other, one), (Kind.B, Kind.BW))
     good = ((one == Kind.F) != (other == Kind.F)) & backward
-    good &= program.rank[first] == program.rank[second]
+    good &= (program.rank[first] == program.rank[second]) & (first < second) & ~program.tie[first]
     left = program.placement.split(program.operation[first])
     right = program.placement.split(program.operation[second])
     good &= ~(

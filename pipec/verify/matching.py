@@ -148,7 +148,10 @@ def _lonely_sums(program: Program, links: Links) -> Array:
 
 
 def _sum_per_copy(program: Program) -> list[Finding]:
-    """Where a stage has two holders that train it, each has one SUM, after its last gradient."""
+    """Where a stage has two holders that train it, each has one SUM, after its last gradient.
+
+    A stage that is trained has no third holder: a SUM joins two ranks.
+    """
     placement = program.placement
     sums = np.flatnonzero(program.kind == Kind.SUM)
     trains = np.flatnonzero(COMPUTE[program.kind] & (STEP[program.kind] != Step.FORWARD))
@@ -156,16 +159,19 @@ def _sum_per_copy(program: Program) -> list[Finding]:
     last[placement.split(program.operation[trains]).stage, program.rank[trains]] = trains
     counts = np.zeros_like(last)
     np.add.at(counts, (program.operation[sums], program.rank[sums]), 1)
-    twice = np.array([len(holders) == 2 for holders in placement.copies])
-    expected = (last >= 0) & twice[:, None]
+    held = np.array([len(holders) for holders in placement.copies])
+    expected = (last >= 0) & (held == 2)[:, None]
+    crowded = (last >= 0).any(axis=1) & (held > 2)
     findings = []
-    for stage in np.flatnonzero((counts != expected).any(axis=1))[:MOST].tolist():
+    for stage in np.flatnonzero((counts != expected).any(axis=1) | crowded)[:MOST].tolist():
         own = sums[program.operation[sums] == stage]
         where = places(program, *own.tolist())
         holders = " and ".join(map(str, placement.copies[stage]))
         message = f"the gradients of stage {stage}, held by {holders}, are summed wrongly"
         wanted = "a SUM on each of the two holders" if expected[stage].any() else "no SUM"
         found = f"{len(own)} SUM" if len(own) else "none"
+        if crowded[stage]:
+            wanted, found = "at most two holders", str(held[stage])
         span = where[-1].span if where else None
         findings.append(Finding("gradient-sum", message, span, wanted, found, None, where))
     early = sums[sums < last[program.operation[sums], program.rank[sums]]]

@@ -96,7 +96,7 @@ class Machine:
             elif kind in EXPERTS:
                 brought[rank, operation, part + (1 if forward[row] else -1)].append(row)
             elif kind in COMPUTE and not self.nowait[row]:
-                inputs[row] = list(brought[rank, operation, part])
+                inputs[row] = brought[rank, operation, part][:1]
         return inputs
 
     def turn(self) -> bool:

@@ -4,6 +4,7 @@ How the tests know what damage does, stands in `mutants.py`. `bench/mutations.py
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,19 @@ def test_damage_was_of_all_kinds() -> None:
     if counted:  # else this test was asked for alone
         assert {f"{kind}: detected" for kind in DAMAGE} <= set(counted)
         assert {f"{kind}: harmless" for kind in SOMETIMES} <= set(counted)
+
+
+def test_ties_that_no_text_can_say() -> None:
+    """Three operations in one OVERLAP, or one tied to nothing, are refused in a table, too."""
+    program = good("dualpipe", 2, 4)
+    assert program is not None
+    second = program.pairs[1]
+    behind = program.compute[np.searchsorted(program.compute, second[0]) + 1]
+    for row in (behind, program.compute[0]):
+        tie = program.tie.copy()
+        tie[row] = True
+        findings = verify(replace(program, tie=tie), Costs(), Memory()).findings
+        assert [finding.code for finding in findings] == ["overlap"]
 
 
 def test_a_mutant_reads_back_from_its_listing() -> None:

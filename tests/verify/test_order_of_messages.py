@@ -85,6 +85,26 @@ def test_what_corrupts_need_not_hang() -> None:
     assert codes(under(RUNS_BY_POSITION, "tagged")) == ["deadlock"]
 
 
+def test_a_receive_for_another_rank_holds_nobody_up() -> None:
+    """A RECV that names what the other rank computes: that rank has never waited for it."""
+    text = """
+ranks 2
+flow main microbatches 1 ranks 0 1 backward false
+
+rank 0:
+    F     main 0 0
+    SEND  F main 1 0 -> 1
+
+rank 1:
+    RECV  F main 0 0 <- 0
+    F     main 1 0
+"""
+    wrong = program(text)
+    for topology in POSITIONAL:
+        assert codes(under(text, topology)) == ["corruption"]
+        assert len(run(wrong, Channels(topology))) == len(wrong)
+
+
 def test_a_message_that_nobody_asks_for() -> None:
     """A SEND of another payload: by position it is taken for what was asked, with tags it waits."""
     wrong = SWAPPED.replace("SEND  F main 1 1", "SEND  F main 1 0")
