@@ -48,6 +48,15 @@ def breadth(content: str, size: float = 11) -> float:
     return size * sum(_BREADTHS.get(letter, 0.62) for letter in content)
 
 
+def cut(content: str, room: float, size: float = 11) -> str:
+    """As much of a text as fits into so many pixels."""
+    if breadth(content, size) <= room:
+        return content
+    while content and breadth(f"{content}…", size) > room:
+        content = content[:-1]
+    return f"{content}…"
+
+
 _BREADTHS = {**dict.fromkeys("WMmw%", 0.95), **dict.fromkeys("iljtfr.,:;'()|[] ", 0.4)}
 """Shares of the size that letters take which are far from the usual."""
 

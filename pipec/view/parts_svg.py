@@ -6,7 +6,7 @@ from pipec.program.effects import Kind
 from pipec.simulate.timeline import Timeline
 from pipec.view.colours import WORDS, colour
 from pipec.view.lanes import LANES, Stroke, lanes
-from pipec.view.marks import STYLE, box, breadth, ticks, word
+from pipec.view.marks import STYLE, box, breadth, cut, ticks, word
 
 _ROW, _GAP, _TOP, _MARGIN, _TICK = 22, 10, 40, 14, 90
 _NARROWEST, _WIDEST, _CELL = 560, 12000, 44
@@ -28,7 +28,8 @@ def parts_svg(
     bottom = _TOP + pitch * len(ranks) - _GAP
     said = f"; costs {costs}" if costs else ""
     drawn = [word(_MARGIN, 24, title, "title")]
-    drawn += [word(_MARGIN + breadth(title, 15), 24, said, "faint")] if said else []
+    behind = _MARGIN + breadth(title, 15)
+    drawn += [word(behind, 24, cut(said, left + width - behind), "faint")] if said else []
     for value in ticks((end - begin) / time.scale, int(width // _TICK) + 1):
         x = left + value * time.scale * width / (end - begin)
         drawn.append(

@@ -12,7 +12,7 @@ from pipec.simulate.timeline import Timeline
 from pipec.simulate.usage import Usage
 from pipec.view.blocks import Block, blocks
 from pipec.view.colours import WORDS, colour
-from pipec.view.marks import STYLE, box, breadth, ticks, word
+from pipec.view.marks import STYLE, box, breadth, cut, ticks, word
 
 _ROW, _STRIP, _GAP, _TOP, _MARGIN = 28, 11, 9, 66, 14
 _NARROWEST, _WIDEST, _CELL, _TICK = 560, 6000, 26, 90
@@ -81,8 +81,8 @@ def timeline_svg(
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
         f"<title>{escape(title + said)}</title><style>{STYLE}</style>",
         '<rect class="back" width="100%" height="100%" rx="6"/>',
-        word(_MARGIN, 24, _cut(title, width, 15), "title"),
-        word(_MARGIN, 42, _cut(_figures(report) + said, width, 11), "faint"),
+        word(_MARGIN, 24, cut(title, width - 2 * _MARGIN, 15), "title"),
+        word(_MARGIN, 42, cut(_figures(report) + said, width - 2 * _MARGIN, 11), "faint"),
         *_axis(picture),
     ]
     for rank in range(len(picture.ranks)):
@@ -103,16 +103,6 @@ def _width(ranks: list[list[Block]], last: int) -> int:
     lengths = sorted(b.end - b.begin for rank in ranks for b in rank if b.end > b.begin)
     short = lengths[len(lengths) // 20] if lengths else last
     return int(min(max(_NARROWEST, last / short * _CELL), _WIDEST))
-
-
-def _cut(text: str, width: float, size: float) -> str:
-    """As much of a text as fits."""
-    room = width - 2 * _MARGIN
-    if breadth(text, size) <= room:
-        return text
-    while text and breadth(f"{text}…", size) > room:
-        text = text[:-1]
-    return f"{text}…"
 
 
 def _figures(report: Report) -> str:

@@ -156,6 +156,34 @@ def test_what_is_no_costs_file(name: str, text: str, line: int) -> None:
     assert f"{name}:{line}:" in str(error_text(raised.value))
 
 
+PIECES = st.sampled_from(
+    [
+        *("F", "B", '"F&B"', "send", "unit", "memory", "F.mlp", "stash", '"0->1"', "rest", "[F]"),
+        *("=", " = ", ":", ",", "\n", "\n", "[", "]", "{", "}", "[memory]\n", "[send]\n"),
+        *("1", "0.5", "-1", "inf", "nan", "1_0", "+2", "1e5", "1e400", '"ms"', '"1/3"', '"2GB"'),
+        *("true", "1979-05-27", '"""', "'", "\\", "\t", "é", "\x00", '"serial"', "# x\n"),
+        "[[0, 1], [1, 0]]",
+    ]
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.sampled_from(("x.toml", "x.json")), st.lists(PIECES, max_size=14).map("".join))
+def test_any_text_is_costs_or_findings(name: str, text: str) -> None:
+    """Whatever stands in a file, there is no other error, and every finding has a place in it."""
+    try:
+        file = parse_costs(Source(name, text))
+    except PipecError as error:
+        assert error.findings and all(finding.code == "usage" for finding in error.findings)
+        for finding in error.findings:
+            assert finding.span and 0 <= finding.span.start <= len(text)
+        assert error_text(error)
+    else:
+        assert (
+            parse_costs(Source("x.toml", costs_text(file.costs, None, {}, ""))).costs == file.costs
+        )
+
+
 def test_bytes_are_no_costs_file(tmp_path: Path) -> None:
     """What is no text at all is named, too."""
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")

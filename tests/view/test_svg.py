@@ -32,7 +32,8 @@ def drawn(name: str, sizes: dict[str, int], costs: dict[str, object], title: str
     graph = event_graph(compiled.program, Links(compiled.program), Channels(), not serial)
     time = simulate(graph, durations(compiled.program, compiled.costs)).timeline
     used = usage(compiled.memory, time)
-    return ET.fromstring(timeline_svg(time, report(time, used), title, used))
+    caption = str(compiled.costs)
+    return ET.fromstring(timeline_svg(time, report(time, used), title, used, caption))
 
 
 @pytest.mark.parametrize(("name", "sizes", "costs"), CASES)
