@@ -6,6 +6,7 @@ import numpy as np
 
 from pipec.program.effects import COMPUTE, EXPERTS, Kind, Step
 from pipec.simulate.timeline import Timeline
+from pipec.view.shades import shade
 
 LANES = ("compute", "all-to-all")
 
@@ -21,6 +22,8 @@ class Stroke:
     stage: int
     microbatch: int
     part: str
+    layer: int
+    shade: int
 
 
 def lanes(time: Timeline) -> list[tuple[list[Stroke], list[Stroke]]]:
@@ -39,7 +42,8 @@ def lanes(time: Timeline) -> list[tuple[list[Stroke], list[Stroke]]]:
                 kind = Kind.F if split.step[row] == Step.FORWARD else Kind.B
             flow, stage, number = (int(split[at][row]) for at in (0, 2, 3))
             part = table.instruction(row).part
-            name = "" if part is None else part.name
-            both[wire].append(Stroke(begin, end, kind, flow, stage, number, name))
+            name, layer = ("", 0) if part is None else (part.name, part.layer)
+            shaded = shade(table.placement, rank, flow, stage)
+            both[wire].append(Stroke(begin, end, kind, flow, stage, number, name, layer, shaded))
         drawn.append(both)
     return drawn

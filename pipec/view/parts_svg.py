@@ -7,8 +7,9 @@ from pipec.simulate.timeline import Timeline
 from pipec.view.colours import WORDS, colour
 from pipec.view.lanes import LANES, Stroke, lanes
 from pipec.view.marks import STYLE, box, breadth, cut, ticks, word
+from pipec.view.shades import shades
 
-_ROW, _GAP, _TOP, _MARGIN, _TICK = 22, 10, 40, 14, 90
+_ROW, _GAP, _TOP, _MARGIN, _TICK = 22, 10, 58, 14, 90
 _NARROWEST, _WIDEST, _CELL = 560, 12000, 44
 
 
@@ -26,10 +27,9 @@ def parts_svg(
     left = 2 * _MARGIN + breadth(f"rank {len(ranks)}  {LANES[1]}")
     pitch = 2 * _ROW + 2 + _GAP
     bottom = _TOP + pitch * len(ranks) - _GAP
-    said = f"; costs {costs}" if costs else ""
     drawn = [word(_MARGIN, 24, title, "title")]
-    behind = _MARGIN + breadth(title, 15)
-    drawn += [word(behind, 24, cut(said, left + width - behind), "faint")] if said else []
+    said = cut(f"costs {costs}", left + width - _MARGIN)
+    drawn += [word(_MARGIN, 42, said, "faint")] if costs else []
     for value in ticks((end - begin) / time.scale, int(width // _TICK) + 1):
         x = left + value * time.scale * width / (end - begin)
         drawn.append(
@@ -47,14 +47,16 @@ def parts_svg(
             for stroke in row:
                 if begin < stroke.end and stroke.begin < end:
                     drawn += _stroke(time, stroke, left, y, width, begin, end)
-    drawn += _legend({stroke.kind for stroke in strokes}, bottom + 40)
+    names = shades(time.table.placement)
+    drawn += _legend({stroke.kind for stroke in strokes}, names, bottom + 40)
     whole, height = left + width + _MARGIN, bottom + 52
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {whole:.0f} {height:.0f}" role="img">'
     )
     back = '<rect class="back" width="100%" height="100%" rx="6"/>'
-    style = f"<title>{escape(title + said)}</title><style>{STYLE}</style>"
+    said = escape(f"{title}; costs {costs}" if costs else title)
+    style = f"<title>{said}</title><style>{STYLE}</style>"
     return "\n".join([head, style, back, *drawn, "</svg>\n"])
 
 
@@ -75,10 +77,10 @@ def _stroke(
     units = [float(time.units(at)) for at in (stroke.begin, stroke.end)]
     flow = time.table.placement.flows[stroke.flow].name
     what = f"{stroke.kind.name} of flow {flow}, stage {stroke.stage}"
-    details = f"{what}, microbatch {stroke.microbatch}, {stroke.part}: {units[0]:g} to {units[1]:g}"
-    drawn = [
-        box(first + 0.5, y, last - first - 1, _ROW, "", colour(stroke.kind, stroke.flow), details)
-    ]
+    what += f", microbatch {stroke.microbatch}, {stroke.part}.{stroke.layer}"
+    details = f"{what}: {units[0]:g} to {units[1]:g}"
+    fill = colour(stroke.kind, stroke.shade, len(shades(time.table.placement)))
+    drawn = [box(first + 0.5, y, last - first - 1, _ROW, "", fill, details)]
     name = f"{stroke.kind.name}{stroke.microbatch}"
     for label in (f"{name} {stroke.part}", f"{name} {stroke.part[:1]}", name):
         if breadth(label, 10) + 2 <= last - first:
@@ -86,11 +88,13 @@ def _stroke(
     return drawn
 
 
-def _legend(kinds: set[Kind], y: float) -> list[str]:
-    """What the colours mean; an all-to-all has that of its operation."""
+def _legend(kinds: set[Kind], names: tuple[str, ...], y: float) -> list[str]:
+    """What colours and shades mean; an all-to-all has those of its operation."""
+    entries = [(colour(kind, 0), WORDS[kind]) for kind in WORDS if kind in kinds]
+    if len(names) > 1:
+        entries += [(colour(Kind.F, at, len(names)), name) for at, name in enumerate(names)]
     drawn, x = [], float(_MARGIN)
-    for kind in WORDS:
-        if kind in kinds:
-            drawn += [box(x, y - 10, 12, 12, "", colour(kind, 0)), word(x + 18, y, WORDS[kind])]
-            x += 28 + breadth(WORDS[kind])
-    return drawn
+    for fill, words in entries:
+        drawn += [box(x, y - 10, 12, 12, "", fill), word(x + 18, y, words)]
+        x += 28 + breadth(words)
+    return [*drawn, word(x, y, "numbers: microbatches", "faint")]

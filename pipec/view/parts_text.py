@@ -43,7 +43,7 @@ def _line(strokes: list[Stroke], begin: int, end: int, columns: int) -> Text:
             for at in (stroke.begin, stroke.end)
         )
         text.append("·" * (left - place), "dim")
-        text.append(_cell(stroke, right - left), f"black on {colour(stroke.kind, stroke.flow)}")
+        text.append(_cell(stroke, right - left), f"black on {colour(stroke.kind, stroke.shade)}")
         place = right
     return text.append("·" * (columns - place), "dim")
 

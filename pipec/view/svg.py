@@ -13,6 +13,7 @@ from pipec.simulate.usage import Usage
 from pipec.view.blocks import Block, blocks
 from pipec.view.colours import WORDS, colour
 from pipec.view.marks import STYLE, box, breadth, cut, ticks, word
+from pipec.view.shades import shade, shades
 
 _ROW, _STRIP, _GAP, _TOP, _MARGIN = 28, 11, 9, 66, 14
 _NARROWEST, _WIDEST, _CELL, _TICK = 560, 6000, 26, 90
@@ -52,15 +53,7 @@ class _Picture:
 
     @property
     def shades(self) -> tuple[str, ...]:
-        """What tells operations of one kind apart: their flow, or else their chunk."""
-        if len(self.placement.flows) > 1:
-            return tuple(f"flow {flow.name}" for flow in self.placement.flows)
-        return tuple(f"chunk {chunk}" for chunk in range(self.placement.chunks.shape[2]))
-
-    def shade(self, rank: int, flow: int, stage: int) -> int:
-        if len(self.placement.flows) > 1:
-            return flow
-        return self.placement.chunks[flow, rank].tolist().index(stage)
+        return shades(self.placement)
 
 
 def timeline_svg(
@@ -142,7 +135,7 @@ def _block(picture: _Picture, block: Block, top: float) -> list[str]:
     drawn = []
     for number, part in enumerate(block.parts):
         kind, flow, stage, _ = part
-        fill = colour(kind, picture.shade(block.rank, flow, stage), len(picture.shades))
+        fill = colour(kind, shade(picture.placement, block.rank, flow, stage), len(picture.shades))
         y = top + number * height
         drawn.append(box(left, y, width, height, "", fill, _details(picture, block, part)))
         drawn += _label(part, left, y + height / 2, width, len(block.parts) > 1)

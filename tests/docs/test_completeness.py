@@ -2,11 +2,13 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from pages import ROOT
 
 from pipec.cli import main
@@ -135,6 +137,17 @@ def test_every_instruction_and_cost_is_explained() -> None:
         assert any(effect.lane.value in row and f"`{effect.cost}`" in row for row in lines)
     for key in KEYS:
         assert f"`{key.replace('&', ' & ')}`" in page("language")
+
+
+def test_the_picture_of_a_pair(tmp_path: Path, golden: Callable[[Path, str], None]) -> None:
+    """The page on experts has the picture that its command draws today."""
+    command = re.search(
+        r"^pipec (show dualpipe P=2.*--svg) overlap.svg$", page("experts"), re.M | re.S
+    )
+    assert command and "](pictures/overlap.svg)" in page("experts")
+    words = shlex.split(command[1].replace("\\\n", " "))
+    assert CliRunner().invoke(main, [*words, str(tmp_path / "x.svg")]).exit_code == 0
+    golden(DOCS / "pictures" / "overlap.svg", (tmp_path / "x.svg").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", names())
