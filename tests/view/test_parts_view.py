@@ -48,7 +48,7 @@ def test_picture_is_well_formed() -> None:
     time = timeline()
     root = ET.fromstring(parts_svg(time, "a <title>", costs="F=1 & more " * 400))
     words = [text.text or "" for text in root.iter(f"{SVG}text")]
-    assert words[0] == "a <title>" and words[1].startswith("; costs F=1 & more")
+    assert words[0] == "a <title>" and words[1].startswith("costs F=1 & more")
     assert words[1].endswith("…")
     boxes = [box for box in root.iter(f"{SVG}rect") if box.find(f"{SVG}title") is not None]
     assert len(boxes) == sum(len(lane) for both in lanes(time) for lane in both)
