@@ -26,13 +26,13 @@ from pipec.order.schedule import bind
 from pipec.program.costs import Costs
 from pipec.program.costs_file import CostsFile, load_costs
 from pipec.program.graph import Channels
-from pipec.program.listing import is_listing, parse_listing
 from pipec.program.memory import Limit, Memory, with_limit
 from pipec.program.pairs import unknown_pair
 from pipec.program.parts import Layout, Pattern, parse_layout
 from pipec.program.placement import Placement
 from pipec.program.plan import Plan, is_plan, parse_plan
 from pipec.program.program import Order, Program
+from pipec.program.reading import is_listing, parse_listing
 from pipec.source import Source
 from pipec.verify.certificate import Certificate, verify
 from pipec.verify.json import certificate_json

@@ -7,8 +7,9 @@ from pipec.lower.forward_only import forward_only
 from pipec.lower.grouped import grouped
 from pipec.program.costs import Costs
 from pipec.program.graph import TOPOLOGIES, Channels
-from pipec.program.listing import listing, parse_listing
+from pipec.program.listing import listing
 from pipec.program.memory import Memory
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 
 HEAD = "ranks 2\nflow a microbatches 1 ranks 0 1 backward false\n"

@@ -12,8 +12,9 @@ from pipec.library import names, only_schedule
 from pipec.order.schedule import bind
 from pipec.program.costs import Costs
 from pipec.program.effects import Kind
-from pipec.program.listing import listing, parse_listing
+from pipec.program.listing import listing
 from pipec.program.parts import layout_text, parse_layout
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 
 LAYER = "attention dispatch mlp combine"

@@ -11,9 +11,10 @@ from random_programs import programs
 from pipec.lower.forward_only import forward_only
 from pipec.program.costs import Costs
 from pipec.program.graph import TOPOLOGIES, Channels
-from pipec.program.listing import listing, parse_listing
+from pipec.program.listing import listing
 from pipec.program.memory import Memory
 from pipec.program.program import Program, Witness
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 from pipec.verify.certificate import verify
 from pipec.verify.json import certificate_json

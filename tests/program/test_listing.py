@@ -11,8 +11,9 @@ from random_programs import programs
 import pipec.schedules
 from pipec.findings import PipecError
 from pipec.library import names
-from pipec.program.listing import listing, parse_listing, text
+from pipec.program.listing import listing, text
 from pipec.program.program import Program
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 
 SCHEDULES = Path(pipec.schedules.__file__).parent

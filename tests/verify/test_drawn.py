@@ -22,11 +22,12 @@ from pipec.program.costs import Costs
 from pipec.program.effects import Kind
 from pipec.program.graph import TOPOLOGIES, Channels, event_graph
 from pipec.program.links import Links
-from pipec.program.listing import listing, parse_listing
+from pipec.program.listing import listing
 from pipec.program.memory import Memory
 from pipec.program.placement import Placement
 from pipec.program.plan import Plan, load_plan
 from pipec.program.program import Program
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 from pipec.verify.certificate import Certificate, verify
 from pipec.verify.deadlock import stuck_events

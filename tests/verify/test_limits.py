@@ -12,9 +12,9 @@ from explorer import Explorer, State
 from pipec.program.costs import Costs
 from pipec.program.effects import Kind
 from pipec.program.graph import Channels
-from pipec.program.listing import parse_listing
 from pipec.program.memory import Memory
 from pipec.program.program import Program
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 from pipec.verify.certificate import verify
 

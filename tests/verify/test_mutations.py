@@ -12,8 +12,9 @@ from damage import DAMAGE, chosen
 from mutants import good, judged, library
 
 from pipec.program.costs import Costs
-from pipec.program.listing import listing, parse_listing
+from pipec.program.listing import listing
 from pipec.program.memory import Memory
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 from pipec.verify.certificate import verify
 

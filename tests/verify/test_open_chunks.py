@@ -6,8 +6,9 @@ import pytest
 
 from pipec.compiler import Settings, build, layers_of
 from pipec.program.costs import Costs
-from pipec.program.listing import listing, parse_listing
+from pipec.program.listing import listing
 from pipec.program.memory import Memory
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 from pipec.verify.certificate import Certificate, verify
 

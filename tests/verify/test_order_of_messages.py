@@ -8,9 +8,9 @@ from machine import run
 from pipec.compiler import Settings, build, certify
 from pipec.program.costs import Costs
 from pipec.program.graph import Channels, Topology
-from pipec.program.listing import parse_listing
 from pipec.program.memory import Memory
 from pipec.program.program import Program
+from pipec.program.reading import parse_listing
 from pipec.source import Source
 from pipec.verify.certificate import Certificate, Safety, verify
 
