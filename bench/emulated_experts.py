@@ -117,7 +117,7 @@ class Metered:
     def __init__(self, group: ProcessGroup, meter: Meter):
         self._exchange = EmulatedExchange(group, 0.0)
         self._meter = meter
-        self.rank, self.size = self._exchange.rank, self._exchange.size
+        self.rank, self.size, self.group = group.rank(), group.size(), group
         self.mark, self.close = self._exchange.mark, self._exchange.close
 
     def spread(self, *given: Any) -> "_Metered":

@@ -20,6 +20,7 @@ from pipec.runtime.checks import device_of, group_of, mistake_of, splits_of
 from pipec.runtime.copies import Copies, equalise
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.executor import Context, Stream
+from pipec.runtime.experts.members import agree_on_exchanges
 from pipec.runtime.experts.stage import exchanges_of
 from pipec.runtime.groups import agree, default_topology, make_wire, store_of, sum_links
 from pipec.runtime.held import Ends
@@ -104,6 +105,7 @@ class Pipeline:
         scale = 1 / self._count if reduction == "mean" else 1.0
         self._ends = Ends(loss_fn, scale, check_finite)
         self._exchanges = exchanges_of(self._stages.values(), scale)
+        agree_on_exchanges(self._exchanges, plan, self.rank)
         self._reduction = reduction
         self._keep_outputs = keep_outputs
         self._splits = splits

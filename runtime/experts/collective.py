@@ -37,6 +37,7 @@ class CollectiveExchange:
     def __init__(self, group: ProcessGroup, device: torch.device | None = None):
         """device: that of the tensors; the current accelerator with NCCL, else the CPU."""
         self.rank, self.size = group.rank(), group.size()
+        self.group: ProcessGroup | None = group
         self._group = group
         self._device = device or _device_of(group)
         self._lane = Lane(self._device)

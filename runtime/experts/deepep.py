@@ -43,6 +43,7 @@ class DeepEPExchange:
         library = _library()
         spans_hosts = group.size() > torch.accelerator.device_count()
         self.rank, self.size = group.rank(), group.size()
+        self.group: ProcessGroup | None = group
         self._capture = library.Buffer.capture
         self._buffer = library.Buffer(group, nvlink_bytes, rdma_bytes if spans_hosts else 0)
 

@@ -25,6 +25,7 @@ class EmulatedExchange:
     def __init__(self, group: ProcessGroup, seconds: float):
         self.rank, self.size = group.rank(), group.size()
         self.seconds = seconds
+        self.group: ProcessGroup | None = group
         self._group = group
         self._local = LocalExchange()
         self._last: _Transfer[Any] | None = None

@@ -32,6 +32,8 @@ class Exchange(Protocol):
 
     rank: int
     size: int
+    group: ProcessGroup | None
+    """The members; None where there is one."""
 
     def mark(self) -> Any:
         """The point in the current stream behind which tensors made until now are ready."""

@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from pipec.runtime.experts.layer import Arrived
 
@@ -27,6 +28,7 @@ class LocalExchange:
 
     rank = 0
     size = 1
+    group: ProcessGroup | None = None
 
     def mark(self) -> None:
         """Nothing waits."""

@@ -30,7 +30,7 @@ from pipec import Channels
 from pipec.library import names
 from pipec.program.costs import Costs
 from pipec.program.plan import Plan
-from pipec.runtime import Pipeline, Trace, measured_costs, measured_timeline
+from pipec.runtime import Pipeline, PipelineError, Trace, measured_costs, measured_timeline
 from pipec.runtime.experts import Exchange, Layout, make_exchange, make_layout
 
 pytestmark = pytest.mark.slow
@@ -265,3 +265,19 @@ def balance(rank: int, group: ProcessGroup) -> Tensor:
 def test_balance(four: Ranks) -> None:
     """The losses of routers can be read, in steps and in forwards."""
     assert all(loss > 0 for loss in four.run(balance))
+
+
+def unlike(rank: int, group: ProcessGroup) -> str:
+    layout, exchange = placed(2, 2)
+    plan = pipec.compile("1f1b" if exchange.rank == 0 else "gpipe", P=2, M=3)
+    numbers = plan.stages(layout.pipeline.rank())
+    stages = {s: make_stage(layers_of(s), 4, exchange) for s in numbers}
+    with pytest.raises(PipelineError, match="all-to-alls in different orders") as caught:
+        Pipeline(plan, stages, loss_fn=loss_of, group=layout.pipeline, timeout=20)
+    return str(caught.value.findings[0].found)
+
+
+def test_members_with_different_plans(four: Ranks) -> None:
+    """Two pipelines that share experts and not the order of their all-to-alls begin nothing."""
+    found = four.run(unlike)
+    assert len({*found[:2]}) == 1 and all("on member 1" in one for one in found)
