@@ -4,9 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("many", max_examples=5000)
+# How fast a machine is decides nothing: no deadlines, and slow examples are examples.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("patient", patient)
+settings.register_profile("many", patient, max_examples=5000)
+settings.load_profile("patient")
 
 Golden = Callable[[Path, str], None]
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.effects import EXPERTS, STEP, TRAVELS, Kind, Step
+from pipec.program.needs import sources
 from pipec.program.program import Table
 
 Array = NDArray[Any]
@@ -14,7 +15,7 @@ Array = NDArray[Any]
 def brought(table: Table) -> Array:
     """For each compute row the RECV, DISPATCH or COMBINE that brings what it consumes, or -1.
 
-    A RECV brings it to an operation of its own rank that stands behind it.
+    A RECV brings it to an operation of its own rank, where that consumes what another rank makes.
     """
     arrival = np.full(len(table), -1, np.int64)
     recv = np.full(table.placement.size, -1, np.int64)
@@ -25,7 +26,9 @@ def brought(table: Table) -> Array:
     consumers = table.entries
     consumers = consumers[np.isin(STEP[table.kind[consumers]], list(TRAVELS))]
     received = recv[table.operation[consumers]]
-    arrival[consumers] = np.where(received < consumers, received, -1)
+    source = sources(table.placement, table.operation[consumers])
+    foreign = (source >= 0) & (table.placement.home[source] != table.rank[consumers])
+    arrival[consumers] = np.where(foreign | (received < consumers), received, -1)
     if table.placement.layouts:
         _exchanged(table, arrival)
     return arrival
