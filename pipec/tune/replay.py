@@ -59,15 +59,7 @@ def units_of(shop: Shop) -> Units:
         for back in backs if line.kind == Kind.F and shop.pair[number] else ():
             weights = shop.weights[back]
             saves = shop.pair[number] < duration[number] + shop.fused[back]
-            if (
-                saves
-                and lines[back].rank == line.rank
-                and (line.flow, line.stage)
-                != (
-                    lines[back].flow,
-                    lines[back].stage,
-                )
-            ):
+            if saves and lines[back].rank == line.rank:
                 kept = keep[number] + keep[back] + keep[weights]
                 rows.append((number, back, weights, shop.pair[number], max(keep[number], 0), kept))
     rows += [(idle, idle, -1, 0, 0, 0)] * 2
@@ -88,7 +80,18 @@ class Replay:
             for earlier, delay in before:
                 self.source[number], self.delay[number] = earlier, delay
         self.paired = bool((self.units.second < count).any())
-        self.size = sum(line.total for line in lines)
+        self.joined = self._joined()
+
+    def _joined(self) -> dict[tuple[int, int], int]:
+        """The code of an F with a B, as a pair, and of a B with itself, as a BW."""
+        units, count = self.units, len(self.shop.lines.lines)
+        return {
+            (int(one), int(two) if two < count else int(one)): code
+            for code, (one, two, three) in enumerate(
+                zip(units.first, units.second, units.third, strict=True)
+            )
+            if three >= 0
+        }
 
     def legal(self, orders: Array, most: Array) -> Array:
         """`[candidate]`: whether no rank holds more than `most[rank]`, nor runs a W too early."""
