@@ -50,7 +50,7 @@ def tune_command(sizes: tuple[str, ...], form: str, **options: Any) -> None:
     state = _searched(setting, placements, budget)
     if state is None or not state.front:
         raise PipecError([_nothing(setting)])
-    found = points(state.front, setting)
+    found = points(state.front, setting, state.proofs)
     _write(found, state, options)
     if form == "json":
         emit(_json(found, state))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heappop, heappush
 
+from pipec.program.effects import Kind
 from pipec.tune.shop import Shop
 
 _ROUNDS = 40
@@ -43,7 +44,8 @@ def bounds(shop: Shop, most: Sequence[int]) -> Bound:
     busiest = max(sum(net.work[line] * net.total[line] for line in own) for own in shop.on)
     plain = _heads(replace(net, work=[0] * len(net.work), most=None))
     chain = max(head[0] + time for head, time in zip(plain, net.duration, strict=True))
-    return Bound(busiest, chain, max(chain, *map(_one_machine, ranks)))
+    windows = [_window(shop, net, rank, heads, tails) for rank in range(shop.ranks)]
+    return Bound(busiest, chain, max(chain, *map(_one_machine, ranks), *windows))
 
 
 @dataclass(frozen=True)
@@ -215,3 +217,29 @@ def _one_machine(operations: list[tuple[int, int, int]]) -> int:
         if step < left:
             heappush(ready, (tail, left - step))
     return best
+
+
+def _window(
+    shop: Shop, net: _Net, rank: int, heads: list[list[int]], tails: list[list[int]]
+) -> int:
+    """What a rank needs if an F and a BW may be a pair: pairs save time, but none can begin before
+    the first backward can, or end after the last forward must have.
+    """
+    lines, own = shop.lines.lines, shop.on[rank]
+    pairs = [shop.pair[line] for line in own if shop.pair[line]]
+    if not pairs:
+        return 0
+    backs = [line for line in own if lines[line].kind == Kind.B]
+    forwards = [line for line in own if lines[line].kind == Kind.F]
+    time = shop.times.duration
+    alone = {back: min(time[back] + time[shop.weights[back]], shop.fused[back]) for back in backs}
+    work = sum(alone[back] * lines[back].total for back in backs)
+    work += sum(time[line] * lines[line].total for line in forwards)
+    saved = max(max(alone.values()) + max(time[line] for line in forwards) - min(pairs), 0)
+    around = min(heads[line][0] for line in own) + min(tails[line][0] for line in own)
+    outside = min(heads[line][0] for line in backs) + min(tails[line][0] for line in forwards)
+    most = sum(lines[line].total for line in forwards)
+    return min(
+        max(around + work - saved * number, (outside + min(pairs) * number) * (number > 0))
+        for number in range(most + 1)
+    )

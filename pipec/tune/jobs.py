@@ -2,26 +2,34 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipec.program.placement import Flow, Placement
+from pipec.tune.bounds import bounds
 from pipec.tune.climb import climb
 from pipec.tune.orders import order_of, sequences
-from pipec.tune.recipe import Recipe, Trial, made, tried
+from pipec.tune.recipe import Origin, Proof, Recipe, Trial, made, tried
 from pipec.tune.replay import Replay
 from pipec.tune.screen import Sketch, screened
 from pipec.tune.setting import Setting
 from pipec.tune.shop import Shop, shop_of
+from pipec.tune.solver import improve, solve
 from pipec.tune.texts import Knobs, policy
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a job found, and how many candidates it ran."""
+    """What a job found, how many candidates it ran, and what it proved."""
 
     trials: tuple[Trial, ...]
     count: int
+    proofs: tuple[Proof, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,36 +79,93 @@ class Climb:
 
     def run(self, setting: Setting) -> Result:
         """The best order met, if it is shorter than the start."""
-        compiled, _ = made(self.start.recipe, setting)
+        begin = _Start.of(self.start, setting, self.to_limit)
+        rng = np.random.default_rng([setting.seed, *self.seed])
+        reached = climb(begin.replay, begin.order, begin.most, rng, self.width, self.steps)
+        trials = begin.trials("search", reached.order, reached.makespan)
+        return Result(trials, reached.tried)
+
+
+@dataclass(frozen=True)
+class Solve:
+    """Ask the solver for the shortest order, and for a proof that none is shorter."""
+
+    start: Trial
+    effort: float
+    to_limit: bool = False
+
+    def run(self, setting: Setting) -> Result:
+        """What the solver found, if it is shorter, and its bound."""
+        begin = _Start.of(self.start, setting, self.to_limit)
+        shop, most = begin.replay.shop, begin.most.tolist()
+        least = bounds(shop, most).best
+        if least >= begin.makespan:
+            return Result((), 0)
+        solved = solve(begin.replay, most, begin.order, least, self.effort, setting.seed)
+        peak = Fraction(int((begin.most + np.array(shop.base)).max()), shop.scale)
+        proof = Proof(self.start.layout, peak, Fraction(solved.bound, shop.ticks))
+        return Result(begin.trials("solver", solved.order, solved.makespan), 1, (proof,))
+
+
+@dataclass(frozen=True)
+class Improve:
+    """Ask the solver for the best order of a span of time, all else staying as it is."""
+
+    start: Trial
+    seed: tuple[int, ...]
+    effort: float
+    to_limit: bool = False
+
+    def run(self, setting: Setting) -> Result:
+        """What the solver found, if it is shorter."""
+        begin = _Start.of(self.start, setting, self.to_limit)
+        rng = np.random.default_rng([setting.seed, *self.seed])
+        share = min(1.0, _SPAN / begin.order.size)
+        low = min(max(float(rng.uniform(-share / 2, 1 - share / 2)), 0.0), 1 - share)
+        span = (low, low + share)
+        solved = improve(begin.replay, begin.most.tolist(), begin.order, 0, span, self.effort)
+        return Result(begin.trials("solver", solved.order, solved.makespan), 1)
+
+
+_SPAN = 220
+"""About so many operations are free at a time."""
+
+Job = Compile | Screen | Climb | Solve | Improve
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a job begins: an order, its makespan, and what ranks may hold."""
+
+    trial: Trial
+    setting: Setting
+    replay: Replay
+    order: Array
+    makespan: int
+    most: Array
+
+    @classmethod
+    def of(cls, trial: Trial, setting: Setting, to_limit: bool) -> "_Start":
+        compiled, _ = made(trial.recipe, setting)
         shop = shop_at(setting, compiled.program.placement)
         replay = Replay(shop)
         order = sequences(compiled.program, replay)
-        held = replay.held(order)
-        most = np.full(shop.ranks, (held + np.array(shop.base)).max())
-        if self.to_limit and setting.limit:
-            most += int((setting.limit.most - self.start.peak) * shop.scale)
-        rng = np.random.default_rng([setting.seed, *self.seed])
-        first = int(replay.ends(order[None])[0][0])
-        reached = climb(replay, order, most - shop.base, rng, self.width, self.steps)
-        if reached.makespan >= first:
-            return Result((), reached.tried)
-        recipe = Recipe(
-            "search",
-            _name(self.start),
-            self.start.recipe.parameters,
-            order=order_of(replay, reached.order),
-        )
-        trial = tried(recipe, setting)
-        return Result((trial,) if trial else (), reached.tried)
+        most = int((replay.held(order) + np.array(shop.base)).max())
+        if to_limit and setting.limit:
+            most += int((setting.limit.most - trial.peak) * shop.scale)
+        makespan = int(replay.ends(order[None])[0][0])
+        return cls(trial, setting, replay, order, makespan, most - np.array(shop.base))
 
-
-Job = Compile | Screen | Climb
-
-
-def _name(start: Trial) -> str:
-    """`zbv, moved`: what a search began with."""
-    name = start.recipe.title
-    return name if start.recipe.origin == "search" else f"{name}, moved"
+    def trials(self, origin: Origin, order: Array, makespan: int) -> tuple[Trial, ...]:
+        """The certified trial of an order that is shorter than what was known."""
+        known = self.trial.makespan * self.replay.shop.ticks
+        if makespan >= known:
+            return ()
+        recipe = self.trial.recipe
+        name = recipe.title if recipe.order is None else recipe.name
+        made_of = Recipe(origin, name, recipe.sizes, order=order_of(self.replay, order))
+        trial = tried(made_of, self.setting)
+        return (trial,) if trial else ()
 
 
 def shop_at(setting: Setting, placement: Placement) -> Shop:

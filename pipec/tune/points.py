@@ -7,7 +7,7 @@ from fractions import Fraction
 from pipec.compiler import Compiled
 from pipec.tune.bounds import bounds
 from pipec.tune.jobs import shop_at
-from pipec.tune.recipe import Trial, figures, made
+from pipec.tune.recipe import Proof, Trial, figures, made
 from pipec.tune.setting import Setting
 from pipec.verify.certificate import Certificate
 
@@ -31,12 +31,12 @@ class Point:
         return float(self.trial.makespan / self.bound) - 1 if self.bound else 0.0
 
 
-def points(front: Sequence[Trial], setting: Setting) -> list[Point]:
+def points(front: Sequence[Trial], setting: Setting, proofs: Sequence[Proof] = ()) -> list[Point]:
     """Make every schedule of a front again, prove it, and find its bound."""
-    return [_point(trial, setting) for trial in front]
+    return [_point(trial, setting, proofs) for trial in front]
 
 
-def _point(trial: Trial, setting: Setting) -> Point:
+def _point(trial: Trial, setting: Setting, proofs: Sequence[Proof]) -> Point:
     compiled, certificate = made(trial.recipe, setting)
     if not certificate.ok or figures(certificate) != (trial.makespan, trial.peak):
         raise AssertionError(f"`{trial.recipe.title}` is not what it was when it was found")
@@ -48,8 +48,9 @@ def _point(trial: Trial, setting: Setting) -> Point:
         proof = "busiest rank"
     elif found.best == found.chain:
         proof = "longest chain"
-    if trial.bound > bound:
-        bound, proof = trial.bound, "solver"
+    for one in proofs:
+        if one.layout == trial.layout and one.peak >= trial.peak and one.bound > bound:
+            bound, proof = one.bound, "solver"
     if bound > trial.makespan:
         raise AssertionError(f"`{trial.recipe.title}` is shorter than its bound {bound}")
     return Point(trial, compiled, certificate, bound, proof)

@@ -36,6 +36,11 @@ class Recipe:
     order: Order | None = field(default=None, compare=False, repr=False)
 
     @property
+    def sizes(self) -> dict[str, int | bool]:
+        """The numbers of ranks and microbatches, whatever they are called."""
+        return dict(list(self.parameters.items())[:2])
+
+    @property
     def title(self) -> str:
         """`zbv-greedy most=12`: what is said beside the sizes."""
         beyond = list(self.parameters.items())[2:]
@@ -45,17 +50,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a certified schedule amounts to. `copies`: how many ranks hold a stage, at most;
-    `bound`: what a solver proved that no order of its placement within its peak is shorter than.
+    """What a certified schedule amounts to. `layout`: per flow who holds each stage; `copies`: how
+    many ranks hold a stage, at most.
     """
 
     recipe: Recipe
     placement: str
-    stages: int
+    layout: tuple[tuple[int, ...], ...]
     makespan: Fraction
     peak: Fraction
     copies: int
-    bound: Fraction = Fraction(0)
 
     @property
     def rank(self) -> tuple[Fraction, Fraction, int, int]:
@@ -86,8 +90,18 @@ def tried(recipe: Recipe, setting: Setting) -> Trial | None:
     if not certificate.ok or not all(flow.backward for flow in placement.flows):
         return None
     makespan, peak = figures(certificate)
-    stages, copies = placement.flows[0].stages, max(map(len, placement.copies))
-    return Trial(recipe, placement_name(placement), stages, makespan, peak, copies)
+    copies = max(map(len, placement.copies))
+    layout = tuple(flow.ranks for flow in placement.flows)
+    return Trial(recipe, placement_name(placement), layout, makespan, peak, copies)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A solver proved: no order of a layout that holds at most `peak` is shorter than `bound`."""
+
+    layout: tuple[tuple[int, ...], ...]
+    peak: Fraction
+    bound: Fraction
 
 
 def figures(certificate: Certificate) -> tuple[Fraction, Fraction]:

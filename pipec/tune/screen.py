@@ -45,27 +45,42 @@ def screened(shop: Shop, knobs: Sequence[Knobs]) -> list[Sketch]:
 
 def _choices(shop: Shop, knobs: Sequence[Knobs], patience: Fraction) -> Choices:
     lines = shop.lines.lines
-    count, numbers = len(knobs), max(line.total for line in lines)
-    stages = len(lines) + 1
-    key = np.empty((count, len(lines), numbers), np.int64)
-    caps = np.full((count, len(lines)), UNLIMITED)
-    most = np.empty((count, shop.ranks), np.int64)
-    number = np.arange(numbers) * stages
+    prefers = list(dict.fromkeys(one.prefer for one in knobs))
+    keys = np.stack([_keys(shop, prefer) for prefer in prefers])
+    key = keys[[prefers.index(one.prefer) for one in knobs]]
+    largest = np.array([max((shop.keep[line] for line in own), default=0) for own in shop.on])
+    most = np.array([one.held for one in knobs])[:, None] * largest
+    wait = [int(patience * time) if line.kind == Kind.W else 0 for line, time in _timed(shop)]
+    waits = np.broadcast_to(np.array(wait), (len(knobs), len(lines)))
+    return Choices(key, _bounds(shop, knobs), most, waits)
+
+
+def _keys(shop: Shop, prefer: str) -> Array:
+    """`[line, number]`: what is preferred first, then by microbatch, then by stage."""
+    lines, group = shop.lines.lines, _groups(prefer)
+    stages, numbers = len(lines) + 1, max(line.total for line in lines)
+    own = [
+        group[line.kind] * stages * numbers
+        + (line.stage if line.kind == Kind.B else stages - 1 - line.stage)
+        for line in lines
+    ]
+    return np.array(own)[:, None] + np.arange(numbers) * stages
+
+
+def _bounds(shop: Shop, knobs: Sequence[Knobs]) -> Array:
+    """`[policy, line]`: for each F how many of its line may be in flight."""
+    bounds = np.full((len(knobs), len(shop.lines.lines)), UNLIMITED)
     places = _places(shop)
-    for at, one in enumerate(knobs):
-        group = _groups(one.prefer)
-        for line_at, line in enumerate(lines):
-            tie = line.stage if line.kind == Kind.B else stages - 1 - line.stage
-            key[at, line_at] = group[line.kind] * stages * numbers + number + tie
-            if line.kind == Kind.F and one.caps:
-                start, slope = one.caps[places[line_at]]
-                caps[at, line_at] = max(start + slope * line.rank, 1) if slope else start
-        for rank, own in enumerate(shop.on):
-            most[at, rank] = one.held * max(shop.keep[line] for line in own)
-    wait = np.array(
-        [int(patience * time) if line.kind == Kind.W else 0 for line, time in _timed(shop)]
-    )
-    return Choices(key, caps, most, np.repeat(wait[None], count, axis=0))
+    capped = [at for at, one in enumerate(knobs) if one.caps]
+    if not capped:
+        return bounds
+    caps = np.array([knobs[at].caps for at in capped])
+    for number, line in enumerate(shop.lines.lines):
+        if line.kind == Kind.F:
+            start, slope = caps[:, places[number]].T
+            least = np.where(slope == 0, 0, 1)
+            bounds[capped, number] = np.maximum(start + slope * line.rank, least)
+    return bounds
 
 
 def _timed(shop: Shop) -> list[tuple[Any, int]]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import TimeoutError as Late
 from multiprocessing import get_context
 from typing import Any
 
@@ -19,15 +20,17 @@ from pipec.language import read
 from pipec.library import only_schedule
 from pipec.order.schedule import bind
 from pipec.tune.front import front
-from pipec.tune.jobs import Climb, Compile, Job, Result, Screen, parts
-from pipec.tune.recipe import PLACEMENTS, Recipe, Trial, placement_name
+from pipec.tune.jobs import Climb, Compile, Improve, Job, Result, Screen, Solve, parts
+from pipec.tune.recipe import PLACEMENTS, Proof, Recipe, Trial, placement_name
 from pipec.tune.setting import Setting
+from pipec.tune.solver import available
 from pipec.tune.texts import knobs_of, library
 
 MOST_PROCESSES = 2
 _SCREENED = 256
-_STEPS = 120
-_ROUND = 4
+_STEPS, _ROUND = 120, 4
+_SOLVED, _PROOF, _EFFORT = 150, 10.0, 2.0
+"""Schedules of so many operations are solved as a whole, with so much effort; others in pieces."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +43,46 @@ class Budget:
 
 @dataclass(frozen=True)
 class State:
-    """How far a search is."""
+    """How far a search is: what was tried, the front, all trials, and what a solver proved."""
 
     phase: str
     tried: int
     front: tuple[Trial, ...]
     trials: tuple[Trial, ...] = field(repr=False, default=())
+    proofs: tuple[Proof, ...] = field(repr=False, default=())
 
 
 def search(
     setting: Setting, placements: Sequence[str], budget: Budget
 ) -> Generator[State, None, None]:
-    """Search; yields after each job. Closing the iterator ends all processes."""
-    begin = time.monotonic()
+    """Search; yields after each job. Closing the generator ends all processes."""
+    end = None if budget.seconds is None else time.monotonic() + budget.seconds
     found: list[Trial] = []
+    proofs: list[Proof] = []
     tried = 0
     processes = min(MOST_PROCESSES, os.cpu_count() or 1)
     with get_context("fork").Pool(processes, _leave_interrupts_to_the_parent) as pool:
         for phase, jobs in _rounds(setting, placements, found):
-            for result in pool.imap(partial(_run, setting), jobs):
+            results = pool.imap(partial(_run, setting), jobs)
+            for result in _in_time(results, end):
                 tried += result.count
                 found += [trial for trial in result.trials if trial.placement in placements]
-                yield State(phase, tried, tuple(_front(found, setting)), tuple(found))
-                if _over(budget, tried, begin):
+                proofs += result.proofs
+                best = tuple(_front(found, setting))
+                yield State(phase, tried, best, tuple(found), tuple(proofs))
+                if budget.candidates is not None and tried >= budget.candidates:
                     return
+            if end is not None and time.monotonic() >= end:
+                return
 
 
-def _over(budget: Budget, tried: int, begin: float) -> bool:
-    if budget.candidates is not None and tried >= budget.candidates:
-        return True
-    return budget.seconds is not None and time.monotonic() - begin >= budget.seconds
+def _in_time(results: Any, end: float | None) -> Iterator[Result]:
+    """Results as they come, until it is time: what is not ready then is given up."""
+    while True:
+        try:
+            yield results.next(None if end is None else max(end - time.monotonic(), 0))
+        except (StopIteration, Late):
+            return
 
 
 def _leave_interrupts_to_the_parent() -> None:
@@ -99,8 +112,16 @@ def _rounds(
     yield "policies", list(_screens(setting, placements))
     number = 0
     while found:
-        yield "orders", _climbs(setting, found, number)
+        best = _front(found, setting)
+        if available() and number == 0 and _size(best[0], setting) <= _SOLVED:
+            yield "proofs", [Solve(trial, _PROOF, trial is best[0]) for trial in best]
+        yield "orders", _improvements(best, number)
         number += 1
+
+
+def _size(trial: Trial, setting: Setting) -> int:
+    """How many operations a schedule has."""
+    return 3 * sum(map(len, trial.layout)) * setting.microbatches // len(trial.layout)
 
 
 def _placed(recipe: Recipe) -> str:
@@ -126,13 +147,15 @@ def _fits(placement: str, setting: Setting) -> bool:
     return placement != "bidirectional" or setting.ranks % 2 == setting.microbatches % 2 == 0
 
 
-def _climbs(setting: Setting, found: list[Trial], number: int) -> list[Climb]:
-    """Half of a round from the shortest schedules, half from the rest of the front in turn."""
-    best = _front(found, setting)
+def _improvements(best: list[Trial], number: int) -> list[Climb | Improve]:
+    """Half of a round from the shortest schedule, half from the rest of the front in turn."""
     others = best[1:] or best
-    starts = [best[0]] * (_ROUND // 2)
-    starts += [others[(number * 2 + at) % len(others)] for at in range(_ROUND - len(starts))]
-    return [
-        Climb(start, (number, at), _STEPS, to_limit=start is best[0])
-        for at, start in enumerate(starts)
-    ]
+    jobs: list[Climb | Improve] = []
+    for at in range(_ROUND):
+        first = at % 2 == 0
+        start = best[0] if first else others[(number + at // 2) % len(others)]
+        if available() and (at // 2 + number) % 2:
+            jobs.append(Improve(start, (number, at), _EFFORT, first))
+        else:
+            jobs.append(Climb(start, (number, at), _STEPS, to_limit=first))
+    return jobs
