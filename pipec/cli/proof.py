@@ -1,6 +1,8 @@
 """`pipec verify` and `pipec compile`: the certificate, or the counterexample."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,9 +20,10 @@ from pipec.cli.options import (
     spare,
 )
 from pipec.cli.output import console, emit, figures, patience, say
-from pipec.compiler import Compiled, build, certify, plan_of
+from pipec.compiler import Compiled, Settings, build, certify, plan_of, takes
 from pipec.verify.certificate import Certificate
 from pipec.verify.json import certificate_json
+from pipec.verify.members import members as differing_exchanges
 from pipec.view.findings import findings_text
 from pipec.view.tables import certificate_text, memory_table, rank_table
 
@@ -32,6 +35,9 @@ from pipec.view.tables import certificate_text, memory_table, rank_table
 @click.option(
     "--for", "ranges", multiple=True, metavar="K=A..B[:STEP]", help="Prove every size in a range."
 )
+@click.option(
+    "--members", metavar="SCHEDULE|PLAN", help="What other members of expert groups execute."
+)
 @click.option("--defer-recv", is_flag=True, help="With torch:NAME, its option `defer_pp_recv`.")
 @compiling
 @format_option
@@ -40,6 +46,7 @@ def verify_command(
     sizes: tuple[str, ...],
     ranks: bool,
     ranges: tuple[str, ...],
+    members: str | None,
     defer_recv: bool,
     form: str,
     **options: Any,
@@ -62,6 +69,8 @@ def verify_command(
         if form == "json":
             sys.exit(FINDINGS)
     compiled, certificate = certified(schedule, sizes, options, form)
+    if members is not None:
+        _same_exchanges(compiled, certificate, members, parameters(sizes), options, form)
     if form == "json":
         emit(certificate_json(certificate, compiled.source))
         return
@@ -112,6 +121,23 @@ def certified(
     if certificate.warnings and form == "text":
         say(findings_text(certificate.warnings, compiled.source, compiled.program))
     return compiled, certificate
+
+
+def _same_exchanges(
+    compiled: Compiled,
+    certificate: Certificate,
+    target: str,
+    sizes: Mapping[str, int | bool],
+    options: dict[str, Any],
+    form: str,
+) -> None:
+    """Leave with status 1 if what `target` names would issue other all-to-alls."""
+    known = takes(target)
+    chosen = settings(options) if known else Settings()
+    other = build(target, {name: size for name, size in sizes.items() if name in known}, chosen)
+    findings = differing_exchanges(compiled.program, other.program, f"`{target}`")
+    if findings:
+        reject(compiled, replace(certificate, findings=tuple(findings)), form)
 
 
 def reject(compiled: Compiled, certificate: Certificate, form: str) -> NoReturn:

@@ -110,8 +110,7 @@ class Costs:
             return stated[min(stage, len(stated) - 1)] if isinstance(stated, tuple) else stated
         if key == "BW" and "BW" not in self.times:
             return sum((self.part(one, part, stage, parts) for one in ("B", "W")), Fraction(0))
-        sharing = sum(one.wire is None and one.name != OUT for one in parts)
-        return Fraction(0) if part.name == OUT else self.time(key, stage) / max(sharing, 1)
+        return Fraction(0) if part.name == OUT else self.time(key, stage) / _sharing(parts)
 
     def __str__(self) -> str:
         parts = [
@@ -287,6 +286,11 @@ def _pair_up(table: Table, costs: Costs, stage: Array, scale: int, ticks: Array)
         ticks[first] = pair[stage[forward]]
 
 
+def _sharing(parts: Layout) -> int:
+    """How many parts of a chunk share the time of an operation; at least 1."""
+    return max(sum(part.wire is None and part.name != OUT for part in parts), 1)
+
+
 def _scale(costs: Costs, layouts: tuple[Layout, ...] = ()) -> int:
     """The smallest number of ticks in a unit with which every stated time is whole.
 
@@ -299,9 +303,9 @@ def _scale(costs: Costs, layouts: tuple[Layout, ...] = ()) -> int:
         for time in (times if isinstance(times, tuple) else (times,))
     ]
     stated += costs.pairs.values()
-    shares = {len(parts) for parts in layouts}
-    stated += [time / share for time in stated for share in shares]
-    exact = lcm(1, *(time.denominator for time in stated))
     implied = [time for key, time in _DEFAULT.items() if key not in costs.times]
+    shares = {_sharing(parts) for parts in layouts}
+    stated += [time / share for time in (*stated, *implied) for share in shares]
+    exact = lcm(1, *(time.denominator for time in stated))
     largest = max(time for time in [*stated, *implied, _LEAST] if time)
     return min(exact, max(1, round(FINEST / min(largest, Fraction(1)))))

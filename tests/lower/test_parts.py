@@ -88,6 +88,18 @@ def test_parts_cost_what_is_stated_or_an_equal_share() -> None:
     assert float(report.makespan) == 5 + 1
 
 
+@pytest.mark.parametrize("layers", ["attention mlp", LAYER, f"3 x {LAYER}", "a b c | 2 x d"])
+@pytest.mark.parametrize("costs", [{}, {"F": 3}, {"F": "1.1", "W": 0}])
+def test_shares_are_exact(layers: str, costs: dict[str, object]) -> None:
+    """Whatever a chunk is opened into, its parts add up to the time of the whole."""
+    settings = Settings(Costs.of(costs), layers=layers_of(layers), neighbours=0)
+    found = certify(build("gpipe", {"P": 1, "M": 1}, settings), Settings()).report
+    whole = certify(build("gpipe", {"P": 1, "M": 1}, Settings(Costs.of(costs))), Settings()).report
+    assert found is not None
+    assert whole is not None
+    assert found.makespan == whole.makespan
+
+
 def test_the_memory_of_an_opened_chunk_is_that_of_the_whole_one() -> None:
     """An activation is counted once, from the first part of F to the last of its backward."""
     whole = certify(build("1f1b", {"P": 4, "M": 8}), Settings()).report

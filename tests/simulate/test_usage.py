@@ -302,9 +302,10 @@ def test_a_stage_held_twice_counts_twice() -> None:
 def test_an_opened_forward_holds_until_its_last_part(neighbours: int, most: int) -> None:
     """Without a backward, too: forwards whose parts are issued in turn are held side by side."""
     layers = layers_of("attention dispatch mlp combine")
-    settings = Settings(layers=layers, neighbours=neighbours)
+    costs = Costs.of({"dispatch": 1, "combine": 1})
+    settings = Settings(costs, layers=layers, neighbours=neighbours)
     program = build("forward", {"P": 2, "M": 4}, settings).program
-    assert usage(Memory(), timeline(program, Costs())).peak.tolist() == [most, most]
+    assert usage(Memory(), timeline(program, costs)).peak.tolist() == [most, most]
 
 
 def test_the_limit_is_exact() -> None:
