@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,10 @@ import torch.multiprocessing as mp
 
 
 def run_ranks(work: Callable[..., Any], ranks: int, *arguments: Any, limit: float = 900) -> Any:
-    """Call `work(rank, *arguments)` in `ranks` processes that form a group; rank 0's result."""
+    """Call `work(rank, *arguments)` in `ranks` processes that form a group; rank 0's result.
+
+    All are ended when one fails, or after `limit` seconds: then `TimeoutError` is raised.
+    """
     context = mp.get_context("spawn")
     results = context.SimpleQueue()
     with socket.socket() as probe:
@@ -26,8 +30,13 @@ def run_ranks(work: Callable[..., Any], ranks: int, *arguments: Any, limit: floa
     try:
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(limit)
+        deadline = time.monotonic() + limit
+        while any(process.is_alive() for process in processes):
+            if any(process.exitcode for process in processes):
+                break
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{ranks} processes did not end within {limit:g} s")
+            time.sleep(0.02)
         if any(process.exitcode != 0 for process in processes):
             sys.exit(f"a rank failed: exit codes {[p.exitcode for p in processes]}")
         return results.get()
@@ -35,6 +44,7 @@ def run_ranks(work: Callable[..., Any], ranks: int, *arguments: Any, limit: floa
         for process in processes:
             if process.is_alive():
                 process.kill()
+            process.join()
 
 
 def _rank(
