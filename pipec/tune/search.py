@@ -19,6 +19,7 @@ from pipec.findings import PipecError
 from pipec.language import read
 from pipec.library import only_schedule
 from pipec.order.schedule import bind
+from pipec.tune.blocks import block_recipe, blocks
 from pipec.tune.front import front
 from pipec.tune.jobs import Climb, Compile, Improve, Job, Result, Screen, Solve, parts
 from pipec.tune.recipe import PLACEMENTS, Proof, Recipe, Trial, placement_name
@@ -109,6 +110,11 @@ def _rounds(
         if _placed(recipe) in placements
     ]
     yield "library", [Compile(recipe) for recipe in recipes]
+    if "v" in placements and setting.ranks > 1:
+        most = 2.5 * setting.ranks
+        ranks, count = setting.ranks, setting.microbatches
+        known = [block for block in blocks(ranks) if block.held <= most]
+        yield "blocks", [Compile(block_recipe(block, ranks, count)) for block in known]
     yield "policies", list(_screens(setting, placements))
     number = 0
     while found:

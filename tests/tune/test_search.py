@@ -10,8 +10,9 @@ from pipec.cli import main
 from pipec.program.costs import Costs
 from pipec.program.memory import Limit, Memory
 from pipec.program.plan import load_plan
+from pipec.tune.blocks import block_recipe, blocks
 from pipec.tune.points import points
-from pipec.tune.recipe import PLACEMENTS
+from pipec.tune.recipe import PLACEMENTS, tried
 from pipec.tune.search import Budget, State, search
 from pipec.tune.setting import Setting
 
@@ -98,3 +99,14 @@ def test_mistakes_are_told(words: list[str], status: int, said: str) -> None:
     result = CliRunner().invoke(main, ["tune", *words])
     assert result.exit_code == status
     assert said in result.output
+
+
+def test_blocks_hold_about_what_they_were_chosen_for() -> None:
+    """Blocks have no collisions: each compiles, is certified, and holds about what was foreseen."""
+    setting = Setting(4, 8)
+    chosen = blocks(4)
+    assert len(chosen) > 50
+    for block in chosen[::12]:
+        trial = tried(block_recipe(block, 4, 8), setting)
+        assert trial
+        assert trial.peak <= block.held / 2 + 1
