@@ -74,6 +74,7 @@ VARIANTS = (
 FURTHER = (
     Variant("1f1b, 3 neighbours", "ours", "1f1b", 3),
     Variant("dualpipev, 2 neighbours", "ours", "dualpipev", 2),
+    Variant("dualpipe, 8 neighbours", "ours", "dualpipe", 8),
 )
 FEW = 20
 """Microbatches with which the further variants are measured, too."""

@@ -4,7 +4,7 @@ text --read--> File --bind--> Schedule --arrange--> Order --lower--> Program --v
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -156,12 +156,12 @@ def build_text(
     memory = _settled(schedule.memory, settings.memory, source)
     _pairs_known(costs, schedule.placement)
     schedule = replace(schedule, costs=costs, memory=memory)
-    order, layouts = arrange(schedule, settings.budget), schedule.layouts
+    orders, layouts = [arrange(schedule, settings.budget)], schedule.layouts
     if settings.layers:
         layouts = (settings.layers,) * schedule.placement.flows[0].stages
     if layouts:
-        order = _opened(order, layouts, schedule.patterns, costs, settings.neighbours)
-    program = lower(order, costs)
+        orders = _opened(orders[0], layouts, schedule.patterns, costs, settings.neighbours)
+    program = _fitting(orders, costs, memory, settings.channels)
     compiled = Compiled(name or schedule.name, schedule.parameters, program, costs, memory)
     return _with(compiled, Settings(grouped=settings.grouped))
 
@@ -172,12 +172,27 @@ def _opened(
     patterns: tuple[Pattern, ...],
     costs: Costs,
     neighbours: int,
-) -> Order:
+) -> list[Order]:
+    """The orders of the opened chunks that come into question, the shortest first."""
     _entries_exist(patterns, layouts, order.origins.source)
     issue = overlapped if neighbours else natural
     weave = weaving(issue, costs, layouts, patterns if neighbours else ())
     opened = open_chunks(order, layouts, weave)
-    return beside(order, opened, costs, neighbours) if neighbours > 1 else opened
+    return beside(order, opened, costs, neighbours) if neighbours > 1 else [opened]
+
+
+def _fitting(orders: Sequence[Order], costs: Costs, memory: Memory, channels: Channels) -> Program:
+    """The program of the first order that is within the limit, or else of the least one."""
+    if memory.limit is None or len(orders) == 1:
+        return lower(orders[0], costs)
+    found = []
+    for order in orders:
+        program = lower(order, costs)
+        used = verify(program, costs, memory, channels).used
+        if used is None or used.units(used.peak.max()) <= memory.limit.most:
+            return program
+        found.append((used.units(used.peak.max()), program))
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 def layers_of(text: str) -> Layout:

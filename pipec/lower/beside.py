@@ -1,9 +1,9 @@
-"""Opened order -> the same operations, with the parts of neighbours issued in turn.
+"""Opened order -> orders of the same operations, with the parts of neighbours issued in turn.
 
 Assumes an order whose chunks are opened (`parts`). Afterwards every rank has the same rows, each
 behind what it needs of that rank; no two of them that depend on each other have changed places. The
-result is the shortest in simulated time of the order as it was and of those with windows of 2 and
-more operations (`neighbours`).
+orders are the one as it was and those with windows of 2 and more operations (`neighbours`), the
+shortest in simulated time first.
 """
 
 from dataclasses import replace
@@ -23,14 +23,14 @@ from pipec.simulate.timeline import simulate
 Array = NDArray[Any]
 
 
-def beside(whole: Order, order: Order, costs: Costs, window: int) -> Order:
+def beside(whole: Order, order: Order, costs: Costs, window: int) -> list[Order]:
     """whole: the order before its chunks were opened; window: how many neighbours there may be."""
     work = _work(whole, order, durations(order, costs).ticks)
     others = [
         _sorted(order, np.concatenate(side_by_side(work, size)).astype(np.int64))
         for size in range(2, window + 1)
     ]
-    return min([order, *others], key=lambda one: _makespan(one, costs))
+    return sorted([order, *others], key=lambda one: _makespan(one, costs))
 
 
 def _makespan(order: Order, costs: Costs) -> int:

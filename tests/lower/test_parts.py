@@ -13,6 +13,7 @@ from pipec.order.schedule import bind
 from pipec.program.costs import Costs
 from pipec.program.effects import Kind
 from pipec.program.listing import listing
+from pipec.program.memory import Limit, Memory
 from pipec.program.parts import layout_text, parse_layout
 from pipec.program.reading import parse_listing
 from pipec.source import Source
@@ -98,6 +99,24 @@ def test_shares_are_exact(layers: str, costs: dict[str, object]) -> None:
     assert found is not None
     assert whole is not None
     assert found.makespan == whole.makespan
+
+
+def test_neighbours_stay_within_a_limit() -> None:
+    """The shortest order that the limit admits; the least one where it admits none."""
+
+    def made(limit: int | None) -> tuple[float, int]:
+        memory = None if limit is None else Memory(limit=Limit.of(limit))
+        settings = Settings(COSTS, memory, layers=layers_of(LAYER), neighbours=8)
+        report = certify(build("dualpipe", {"P": 4, "M": 16}, settings), Settings()).report
+        assert report is not None
+        return float(report.makespan), int(report.peak_memory)
+
+    free, plain = made(None), made(1)
+    assert plain[1] < free[1] and plain[0] > free[0]
+    for limit in range(plain[1], free[1] + 1):
+        makespan, peak = made(limit)
+        assert peak <= limit and free[0] <= makespan <= plain[0]
+    assert made(free[1]) == free
 
 
 def test_the_memory_of_an_opened_chunk_is_that_of_the_whole_one() -> None:
