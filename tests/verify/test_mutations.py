@@ -5,18 +5,24 @@ How the tests know what damage does, stands in `mutants.py`. `bench/mutations.py
 
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
+from random import Random
 
 import numpy as np
 import pytest
-from damage import DAMAGE, chosen
+from damage import DAMAGE, Case, chosen
 from mutants import good, judged, library
 
 from pipec.program.costs import Costs
+from pipec.program.effects import Kind
+from pipec.program.graph import Channels
 from pipec.program.listing import listing
 from pipec.program.memory import Memory
+from pipec.program.program import Instruction, Program
 from pipec.program.reading import parse_listing
 from pipec.source import Source
 from pipec.verify.certificate import verify
+from pipec.verify.members import members
 
 EACH = 2
 """Mutants of each kind, of each schedule, at each size."""
@@ -49,6 +55,25 @@ def test_damage_was_of_all_kinds() -> None:
     if counted:  # else this test was asked for alone
         assert {f"{kind}: detected" for kind in DAMAGE} <= set(counted)
         assert {f"{kind}: harmless" for kind in SOMETIMES} <= set(counted)
+
+
+@pytest.mark.parametrize("case", library()[::2], ids=lambda case: "-".join(map(str, case)))
+def test_one_member_of_an_expert_group_is_damaged(case: tuple[str, int, int]) -> None:
+    """All-to-alls in another order than the other members issue are found, on the ranks where."""
+    program = good(*case, "opened")
+    assert program is not None
+    assert members(program, program, "itself") == []
+    mutant = DAMAGE["order of a group"](Case(program, Channels(), Fraction(0)), Random(1))
+    assert mutant is not None
+    meant, made = (exchanged(one) for one in (program, mutant.program))
+    wrong = {rank for rank in range(program.ranks) if meant[rank] != made[rank]}
+    found = members(mutant.program, program, "the others")
+    assert wrong and {one.places[0].rank for one in found} == wrong
+
+
+def exchanged(program: Program) -> list[list[Instruction]]:
+    """The all-to-alls of each rank, in order."""
+    return [[row for row in rows if row.kind in (Kind.DISPATCH, Kind.COMBINE)] for rows in program]
 
 
 def test_ties_that_no_text_can_say() -> None:
