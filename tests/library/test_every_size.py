@@ -6,10 +6,11 @@ from pipec.compiler import Settings, build, certify
 from pipec.findings import PipecError
 from pipec.library import entries, find, names
 
-EVERY = {"dualpipe": 1, "dualpipev": 3}
-EVERY |= dict.fromkeys(("hanayo", "vhalf", "vmin", "vzb", "zbv-greedy"), 31)
-"""Schedules to try at every size, every third or, where the compiler has to decide the order, every
-31st; the others are tried at every seventh.
+EVERY = {"dualpipe": 3, "dualpipev": 5}
+EVERY |= dict.fromkeys(("interleaved", "interleaved-overlap", "interleavedzb"), 7)
+EVERY |= dict.fromkeys(("hanayo", "vhalf", "vmin", "vzb", "zbv-greedy"), 37)
+"""Schedules to try at every third to seventh size, because few are legal, or, where the compiler
+has to decide the order, at every 37th; the others are tried at every eleventh.
 """
 
 
@@ -22,7 +23,7 @@ def test_certified_at_every_size(name: str) -> None:
     """Up to P=16, M=64, what a `require` does not refuse is certified under every topology."""
     sizes = [(ranks, count) for ranks in range(1, 17) for count in range(1, 65)]
     tried = 0
-    for ranks, count in sizes[:: EVERY.get(name, 7)]:
+    for ranks, count in sizes[:: EVERY.get(name, 11)]:
         try:
             compiled = build(name, {"P": ranks, "M": count})
         except PipecError as error:

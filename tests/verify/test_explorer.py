@@ -9,8 +9,8 @@ from pipec.verify.deadlock import stuck_events
 
 
 @pytest.mark.parametrize("launches", [False, True], ids=["single", "grouped"])
-@pytest.mark.parametrize("block", range(8))
-def test_sixteen_hundred_programs_exhaustively(block: int, launches: bool) -> None:
+@pytest.mark.parametrize("block", range(5))
+def test_a_thousand_programs_exhaustively(block: int, launches: bool) -> None:
     """One end state each, with exactly the rows done that the graph says; a hundred a block.
 
     Half of them issue neighbouring messages in one launch.
