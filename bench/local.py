@@ -12,9 +12,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-_LAST_WORDS = 2.0
-"""Seconds for the others to say why they end, too."""
-
 
 def run_ranks(work: Callable[..., Any], ranks: int, *arguments: Any, limit: float = 900) -> Any:
     """Call `work(rank, *arguments)` in `ranks` processes that form a group; rank 0's result.

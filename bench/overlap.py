@@ -112,7 +112,7 @@ def _run(ranks: int, count: int, variants: list[Variant], args: Any) -> None:
         work = (args.experts, variants, plans, args.unit / 1000, args.rounds, under_way)
         try:
             measured = run_ranks(_measure, ranks * args.experts, *work, limit=limit)
-        except SystemExit as failure:
+        except (SystemExit, TimeoutError) as failure:
             print(f"{ranks:>2} {count:>3} {under_way.read_text()}: {failure}", flush=True)
             return
     base = measured[0]
