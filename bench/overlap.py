@@ -113,7 +113,11 @@ def _run(ranks: int, count: int, variants: list[Variant], args: Any) -> None:
         try:
             measured = run_ranks(_measure, ranks * args.experts, *work, limit=limit)
         except (SystemExit, TimeoutError) as failure:
-            print(f"{ranks:>2} {count:>3} {under_way.read_text()}: {failure}", flush=True)
+            name = under_way.read_text() if under_way.exists() else "nothing yet"
+            print(f"{ranks:>2} {count:>3} {name}: {failure}", flush=True)
+            rest = [one for one in variants if one is BASE or one.name != name]
+            if len(rest) < len(variants):
+                _run(ranks, count, rest, args)
             return
     base = measured[0]
     for variant, ideal, rounds in zip(variants, seconds, measured, strict=True):
