@@ -14,6 +14,7 @@ from pipec.interop.torch_csv import is_torch_csv, read_torch_csv
 from pipec.interop.torch_live import PREFIX, SIZES, torch_schedule
 from pipec.language import read
 from pipec.library import find, library_name, only_schedule
+from pipec.lower.ahead import ahead
 from pipec.lower.beside import beside
 from pipec.lower.grouped import grouped as with_launches
 from pipec.lower.lower import lower
@@ -87,6 +88,7 @@ def compile(
 ) -> Plan:
     """Compile and verify a library schedule or a `.pipe` file: `compile("dualpipe", P=4, M=8)`.
 
+    channels: what it is verified under, and is made short under where messages take time.
     grouped: the two sides of an exchange in one launch.
     costs: times, or a costs file (read, or its name), whose sizes `memory` overrides.
     layers: the parts of every chunk, such as `"4 x attention dispatch mlp combine"`.
@@ -184,15 +186,19 @@ def _opened(
 def _fitting(orders: Sequence[Order], costs: Costs, memory: Memory, channels: Channels) -> Program:
     """The program of the first order that is within the limit, or else of the least one."""
     if memory.limit is None or len(orders) == 1:
-        return lower(orders[0], costs)
+        return _lowered(orders[0], costs, memory, channels)
     found = []
     for order in orders:
-        program = lower(order, costs)
+        program = _lowered(order, costs, memory, channels)
         used = verify(program, costs, memory, channels).used
         if used is None or used.units(used.peak.max()) <= memory.limit.most:
             return program
         found.append((used.units(used.peak.max()), program))
     return min(found, key=lambda pair: pair[0])[1]
+
+
+def _lowered(order: Order, costs: Costs, memory: Memory, channels: Channels) -> Program:
+    return ahead(order, lower(order, costs), costs, memory, channels)
 
 
 def layers_of(text: str) -> Layout:

@@ -12,7 +12,7 @@ and one RECV, and the two holders of a stage sum its gradients after their last 
     rank 1: F(0) BW(0) F(1) BW(1)     rank 1: RECV(0) F(0) RECV(1) BW(0) SEND F(1) BW(1) SEND
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from pipec.program.graph import order_graph
 from pipec.program.needs import sources
 from pipec.program.program import Order, Program, Witness
 from pipec.program.sweep import NEVER
-from pipec.simulate.timeline import Swept, simulate
+from pipec.simulate.timeline import simulate
 
 Array = NDArray[Any]
 
@@ -37,15 +37,14 @@ def lower(order: Order, costs: Costs) -> Program:
     """
     graph = order_graph(order)
     time = simulate(graph, durations(order, costs, serial=True))
-    moments = _moments(order, time)
-    parts = [_compute(order, moments), *_messages(order, moments), _sums(order, moments)]
+    places = moments(order, time.rises, time.spans)
     if order.tie.any() and not costs.serial:
         time = simulate(graph, durations(order, costs))
-    return _sorted(order, parts, time.timeline.end)
+    return projected(order, places, time.timeline.end)
 
 
 @dataclass(frozen=True)
-class _Moments:
+class Moments:
     """Places in the global sequence: where each row begins, and where a message it makes stands.
 
     Multiples of 4 are compute; a message of a row stands 1 behind its end, a gradient sum 2 behind.
@@ -56,23 +55,39 @@ class _Moments:
     stuck: Array
 
 
-def _moments(order: Order, time: Swept) -> _Moments:
-    by_end = np.argsort(time.rises, kind="stable")
+def moments(order: Order, rises: Array, spans: Array) -> Moments:
+    """The places of rows that end at `rises`, which rise along all that waits, and take `spans`."""
+    by_end = np.argsort(rises, kind="stable")
     ends = np.empty(len(order), np.int64)
     ends[by_end] = np.arange(len(order))
-    begins = np.searchsorted(time.rises[by_end], time.rises - time.spans, side="right")
-    stuck = time.rises >= NEVER
-    _issued(order, begins)
+    begins = np.searchsorted(rises[by_end], rises - spans, side="right")
+    stuck = rises >= NEVER
+    begins = _issued(order, begins)
     begins[stuck] = ends[stuck] = len(order) + np.arange(len(order))[stuck]
-    return _Moments(4 * begins, 4 * ends, stuck)
+    return Moments(4 * begins, 4 * ends, stuck)
 
 
-def _issued(order: Order, begins: Array) -> None:
+def by_ends(order: Order, places: Moments) -> Moments:
+    """The same places, but each row stands where it ends: before it, messages that come meanwhile.
+
+    Every RECV stands where it did or earlier, and every SEND, and the order of messages stays; so
+    nothing waits for more than it did.
+    """
+    return replace(places, begin=_issued(order, places.end))
+
+
+def projected(order: Order, places: Moments, end: Array) -> Program:
+    """The program of places. end: when each row of the order ends, if messages take no time."""
+    parts = [_compute(order, places), *_messages(order, places), _sums(order, places)]
+    return _sorted(order, parts, end)
+
+
+def _issued(order: Order, begins: Array) -> Array:
     """An all-to-all is issued behind the compute before it, though its lane may be busy then."""
     if not order.placement.layouts:
-        return
+        return begins
     latest = np.maximum.accumulate(np.where(COMPUTE[order.kind], np.arange(len(order)), 0))
-    begins[:] = begins[latest]
+    return np.asarray(begins[latest])
 
 
 @dataclass(frozen=True)
@@ -89,10 +104,10 @@ class _Rows:
     origin: Array
 
 
-def _compute(order: Order, moments: _Moments) -> _Rows:
+def _compute(order: Order, places: Moments) -> _Rows:
     return _Rows(
         order.rank,
-        moments.begin,
+        places.begin,
         order.kind,
         order.operation,
         order.peer,
@@ -102,17 +117,17 @@ def _compute(order: Order, moments: _Moments) -> _Rows:
     )
 
 
-def _messages(order: Order, moments: _Moments) -> tuple[_Rows, _Rows]:
+def _messages(order: Order, places: Moments) -> tuple[_Rows, _Rows]:
     """The SENDs and the RECVs. Both carry the id of the operation that consumes the payload."""
     producer, consumer = _crossings(order)
     source, target = order.rank[producer], order.rank[consumer]
     operation = order.operation[consumer]
-    sent = received = moments.end[producer] + 1
-    lost = np.flatnonzero(moments.stuck[producer])
+    sent = received = places.end[producer] + 1
+    lost = np.flatnonzero(places.stuck[producer])
     if len(lost):
         received = received.copy()
         channel = source[lost].astype(np.int64) * order.ranks + target[lost]
-        received[lost] = _kept_in_order(channel, moments.begin[consumer[lost]] - 1)
+        received[lost] = _kept_in_order(channel, places.begin[consumer[lost]] - 1)
     return (
         _communication(Kind.SEND, source, sent, operation, target, order.origin[producer]),
         _communication(Kind.RECV, target, received, operation, source, order.origin[consumer]),
@@ -140,19 +155,19 @@ def _crossings(order: Order) -> tuple[Array, Array]:
     return producer[by_producer], consumer[by_producer]
 
 
-def _sums(order: Order, moments: _Moments) -> _Rows:
+def _sums(order: Order, places: Moments) -> _Rows:
     """For each stage with two holders a SUM on each, behind the last operation on its gradient."""
     copies = order.placement.copies
     twice = np.array([stage for stage, ranks in enumerate(copies) if len(ranks) == 2], np.int64)
     steps = [step for step in Step if any(_makes_gradient(kind, step) for kind in Kind)]
     parts = order.placement.split(order.operation)
     rows = np.flatnonzero(np.isin(parts.step, steps) & np.isin(parts.stage, twice))
-    by_end = rows[np.argsort(moments.end[rows], kind="stable")]
+    by_end = rows[np.argsort(places.end[rows], kind="stable")]
     last = np.full(len(copies), -1, np.int64)
     last[parts.stage[by_end]] = by_end
     twice = twice[last[twice] >= 0]
     low, high = (np.array([copies[stage][side] for stage in twice], np.int32) for side in (0, 1))
-    key = moments.end[last[twice]] + 2
+    key = places.end[last[twice]] + 2
     origin = order.origin[last[twice]]
     ends = [
         _communication(Kind.SUM, rank, key, twice, peer, origin)
@@ -182,12 +197,14 @@ def _joined(parts: list[_Rows]) -> _Rows:
 def _sorted(order: Order, parts: list[_Rows], end: Array) -> Program:
     """Merge the runs: each of them is sorted or nearly so, which a stable sort makes use of.
 
-    end: when each row of the order ends. Compute keeps its sequence, so that is the program's too.
+    end: when each row of the order ends. Of messages and sums nothing is claimed.
     """
     rows = _joined(parts)
     place = rows.rank.astype(np.int64) * (8 * len(order) + 8) + rows.key + 1
     by_place = np.argsort(place, kind="stable")
     counts = np.bincount(rows.rank, minlength=order.ranks)
+    ends = np.full(len(by_place), -1, np.int64)
+    ends[: len(order)] = end
     return Program(
         order.placement,
         np.concatenate([[0], np.cumsum(counts)]),
@@ -199,5 +216,5 @@ def _sorted(order: Order, parts: list[_Rows], end: Array) -> Program:
         rows.part[by_place],
         rows.origin[by_place],
         order.origins,
-        None if order.placement.layouts else Witness(rows.key[by_place] + 1, end),
+        None if order.placement.layouts else Witness(rows.key[by_place] + 1, ends[by_place]),
     )

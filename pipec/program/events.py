@@ -41,7 +41,7 @@ class Graph:
         witness = self.table.witness
         if witness is None or self.launches:
             return False
-        if (len(witness.moment), len(witness.end)) != (len(self.table), len(self.table.compute)):
+        if (len(witness.moment), len(witness.end)) != (len(self.table), len(self.table)):
             return False
         moment = witness.moment[self.row]
         return bool(np.all(moment > latest(self.waits, moment)))

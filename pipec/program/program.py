@@ -56,7 +56,7 @@ class Witness:
     used, and a program without one has the same certificate, only later.
 
     moment: a number of 1 or more per row, the same for rows that meet, which rises along all that
-    waits. end: when each compute row ends, in ticks, if messages take no time.
+    waits. end: when each row ends, in ticks, or -1 where nothing is claimed.
     """
 
     moment: Array

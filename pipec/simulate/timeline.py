@@ -85,15 +85,14 @@ def _confirmed(graph: Graph, durations: Durations) -> Timeline | None:
     """The times that the program's witness claims, if they are right.
 
     Without cycles there is but one way to give every event the latest end of what it waits for plus
-    its own time. Messages end when both their posts do, unless that proves wrong.
+    its own time. Messages of which nothing is claimed end when both their posts do, unless that
+    proves wrong.
     """
     table, ticks = graph.table, durations.ticks[graph.row]
     if table.witness is None or not graph.rises:
         return None
-    end, others = np.zeros(len(graph), np.int64), np.ones(len(graph), bool)
-    compute = graph.event[table.compute]
-    end[compute], others[compute] = table.witness.end, False
-    rest = np.flatnonzero(others)
+    end = table.witness.end[graph.row]
+    rest = np.flatnonzero(end < 0)
     end[rest] = latest(graph.waits[:, rest], end) + ticks[rest]
     if not np.array_equal(end, latest(graph.waits, end) + ticks):
         return None

@@ -9,6 +9,7 @@ from pipec.compiler import Compiled, Settings, build_text, certify
 from pipec.findings import PipecError
 from pipec.language import read
 from pipec.library import only_schedule
+from pipec.lower.ahead import ahead
 from pipec.lower.lower import lower
 from pipec.order.schedule import bind
 from pipec.program.placement import Placement
@@ -119,8 +120,9 @@ def _exact(number: float) -> Fraction:
 def _ordered(recipe: Recipe, order: Order, setting: Setting) -> Compiled:
     settings = setting.settings(order.placement.flows[0].stages)
     assert settings.costs and settings.memory
-    program = lower(order, settings.costs)
-    return Compiled(recipe.name, dict(recipe.parameters), program, settings.costs, settings.memory)
+    costs, memory = settings.costs, settings.memory
+    program = ahead(order, lower(order, costs), costs, memory, settings.channels)
+    return Compiled(recipe.name, dict(recipe.parameters), program, costs, memory)
 
 
 def placement_name(placement: Placement) -> str:

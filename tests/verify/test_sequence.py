@@ -60,7 +60,7 @@ def test_a_queue_per_pair_is_not_one_per_rank() -> None:
         graph = event_graph(program, links, Channels())
         levels = sweep(graph.waits, np.ones(len(graph), np.int64), graph.lane)
         assert (levels < NEVER).all()
-        witness = Witness(levels[graph.event], np.zeros(len(program.compute), np.int64))
+        witness = Witness(levels[graph.event], np.zeros(len(program), np.int64))
         lied = replace(program, witness=witness)
         assert event_graph(lied, links, Channels()).rises
         if credits_needed(program, links, "rank") != 0:
