@@ -104,7 +104,7 @@ def measured_costs(time: Timeline) -> Costs:
     """What each kind of operation took in each stage (medians, in ms), as costs to predict with.
 
     Of opened chunks also what each of their parts took. All-to-alls are not measured: a row of one
-    only begins it.
+    only begins it (`experts.exchange_times` measures them).
     """
     table = time.table
     rows = table.compute

@@ -6,6 +6,7 @@ from pipec.runtime.experts.experts import Experts
 from pipec.runtime.experts.layer import OUT, PARTS, Arrived, Layer, Sent
 from pipec.runtime.experts.layers import DenseLayer, ExpertLayer
 from pipec.runtime.experts.layout import Layout, make_layout
+from pipec.runtime.experts.measure import exchange_times
 from pipec.runtime.experts.parts import Parts
 from pipec.runtime.experts.router import Router
 from pipec.runtime.experts.stage import ExpertStage
@@ -25,6 +26,7 @@ __all__ = [
     "Parts",
     "Router",
     "Sent",
+    "exchange_times",
     "make_exchange",
     "make_layout",
 ]

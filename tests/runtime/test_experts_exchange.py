@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 import torch
 import torch.distributed as dist
+from moe import BYTES, LENGTH, make_stage
 from ranks import Ranks
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -22,6 +23,7 @@ from pipec.runtime.experts import (
     ExpertStage,
     Layer,
     Router,
+    exchange_times,
     make_exchange,
 )
 from pipec.runtime.experts.packing import pack, unpack
@@ -136,6 +138,21 @@ def test_emulated(four: Ranks) -> None:
     """Emulated all-to-alls take their time one after the other, and are waited for to their end."""
     for takes, apart, left in four.run(emulated, on=range(2)):
         assert takes and apart >= 0.05 - 1e-9 and left <= 0
+
+
+def measured(rank: int, group: ProcessGroup) -> tuple[dict[str, float], dict[str, float]]:
+    exchange, x = exchange_of(group), torch.randint(BYTES, (2, LENGTH))
+    mixed = exchange_times(make_stage([0, 1], 4, exchange), [x], repeats=2)
+    dense = exchange_times(make_stage([0], 4, exchange), [x], repeats=1)
+    return mixed, dense
+
+
+@slow
+def test_measured(four: Ranks) -> None:
+    """All members are told the same times; dense layers have none."""
+    (one, nothing), (other, _) = four.run(measured, on=range(2))
+    assert one == other and nothing == {}
+    assert one.keys() == {"dispatch", "combine"} and min(one.values()) > 0
 
 
 def fails(rank: int, group: ProcessGroup) -> str:
