@@ -67,7 +67,7 @@ def event_graph(
     if not whole_pairs:
         waits[2, event[program.pairs[0]]] = count
     unit = program.unit_before
-    queue = _queue_before(program, channels.topology)
+    queue = queue_before(program, channels.topology)
     _messages(ends, channels, event, unit, queue, waits)
     _sums(program, links.sums, event, unit, waits)
     _experts(program, event, unit, waits)
@@ -159,7 +159,7 @@ def _experts(table: Table, event: Array, unit: Array, waits: Array) -> None:
     waits[1, event[rows[1:][same]]] = event[rows[:-1][same]]
 
 
-def _queue_before(program: Program, topology: Topology) -> Array:
+def queue_before(program: Program, topology: Topology) -> Array:
     """For each SEND or RECV the row before it in its queue, or -1."""
     before = np.full(len(program), -1, np.int64)
     if topology == "tagged":

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from pipec.findings import Finding, Severity
 from pipec.program.costs import Costs, durations
-from pipec.program.effects import COMPUTE
 from pipec.program.events import Graph
-from pipec.program.graph import Channels, event_graph
+from pipec.program.graph import Channels, Topology, event_graph
+from pipec.program.launches import glued
 from pipec.program.links import Links
 from pipec.simulate.timeline import Timeline, simulate
+from pipec.verify.fronts import fronts
 from pipec.verify.place import place
 
 Array = NDArray[Any]
@@ -32,42 +33,24 @@ class Delays:
     culprit: Array
 
 
-def delays(graph: Graph, links: Links, time: Timeline) -> Delays:
+def delays(graph: Graph, links: Links, topology: Topology, time: Timeline) -> Delays:
     """The messages that were ready at both ends and waited for one in front that was not.
 
     Waiting while others are on the wire is no such delay: that is what a wire costs. Nor is it one
     if the operation that takes the message has something else to wait for.
     """
-    end, begin = time.end[graph.row], time.begin[graph.row]
-    nobody = len(graph)
-    known = np.append(end, 0)
-    messages = graph.event[links.messages.second]
-    ready = np.append(begin, 0)
-    ready[messages] = known[graph.waits[:2, messages]].max(axis=0)
-    earlier, later = graph.waits[2:, messages]
-    front = np.full(nobody + 1, nobody)
-    front[messages] = np.where(known[earlier] > known[later], earlier, later)
-    behind = np.append(begin, 0) > ready
+    found, nobody = fronts(graph, links, topology, time), len(graph)
+    behind = np.append(time.begin[graph.row], 0) > found.ready
+    behind &= found.front < nobody
     if not behind.any():
         nothing = np.empty(0, np.int64)
         return Delays(nothing, nothing, nothing, nothing)
-    culprit = np.where(behind, front, np.arange(nobody + 1))
+    culprit = np.where(behind, found.front, np.arange(nobody + 1))
     while behind[culprit].any():
         culprit = culprit[culprit]
-    ticks = np.minimum(ready[culprit[:-1]] - ready[:-1], _lateness(graph, begin, known))
+    ticks = np.minimum(found.ready[culprit] - found.ready, found.late)[:-1]
     event = np.flatnonzero((ticks > 0) & behind[:-1])
-    return Delays(event, ticks[event], front[event], culprit[event])
-
-
-def _lateness(graph: Graph, begin: Array, known: Array) -> Array:
-    """Per event, how much later an operation begins than it would without waiting for it."""
-    late = np.zeros(len(graph) + 1, np.int64)
-    compute = np.flatnonzero(COMPUTE[graph.table.kind[graph.row]])
-    waits = graph.waits[:, compute]
-    for row in (1, 2):
-        others = known[np.delete(waits, row, axis=0)].max(axis=0)
-        np.maximum.at(late, waits[row], begin[compute] - others)
-    return late[:-1]
+    return Delays(event, ticks[event], found.front[event], culprit[event])
 
 
 def head_of_line(
@@ -77,9 +60,9 @@ def head_of_line(
 
     graph, time: of the program under these channels and costs.
     """
-    if channels.topology == "tagged" or links.program.grouped:
-        return []  # launches have fronts of their own: not told apart from what they wait for
-    found = delays(graph, links, time)
+    if channels.topology == "tagged":
+        return []
+    found = delays(graph, links, channels.topology, time)
     if not len(found.event):
         return []
     worst = int(np.argmax(found.ticks))
@@ -88,10 +71,10 @@ def head_of_line(
     delayed, ahead = story.message(event), story.message(front)
     shared = [row for row in ahead.rows if _same_rank(graph, row, delayed.rows)]
     early = place(graph.table, shared[0])
-    ticks = time.units(found.ticks[worst])
+    ticks, shown = time.units(found.ticks[worst]), early.instruction.removeprefix("& ")
     message = (
         f"{delayed.name} could go {ticks} {_units(ticks)} earlier, but stands in the queue of rank "
-        f"{early.rank} behind `{early.instruction}`, which waits for its other end"
+        f"{early.rank} behind `{shown}`, which waits for its other end"
     )
     notes = [f"{ahead.name} waits in turn behind {story.message(int(found.culprit[worst])).name}"]
     notes = notes if found.culprit[worst] != front else []
@@ -99,9 +82,16 @@ def head_of_line(
         notes += [f"{len(found.event)} messages wait so, this one longest"]
     notes += [_effect(time, _unqueued(links, costs))]
     where = tuple(place(graph.table, row) for row in sorted({*delayed.rows, *ahead.rows}))
-    hint = f"post `{early.instruction}` later, or use channels with more queues (`directed`)"
+    hint = f"post `{shown}` later, or use channels with more queues (`directed`)"
+    if _launched(graph, shared[0]):
+        hint = f"issue `{shown}` later, or in a launch of its own"
     warning = Finding("head-of-line", message, early.span, None, None, hint, where, tuple(notes))
     return [replace(warning, severity=Severity.WARNING)]
+
+
+def _launched(graph: Graph, row: int) -> bool:
+    """Whether a message is in a launch with others."""
+    return bool(glued(graph.table)[row : row + 2].any())
 
 
 def _same_rank(graph: Graph, row: int, others: list[int]) -> bool:
@@ -148,4 +138,5 @@ class _Story:
         row = int(self._graph.row[event])
         rows = sorted({self._sender.get(row, row), row})
         shown = place(self._graph.table, self._sender.get(row, row))
-        return _Message(f"the message `{shown.instruction}` from rank {shown.rank}", rows)
+        text = shown.instruction.removeprefix("& ")
+        return _Message(f"the message `{text}` from rank {shown.rank}", rows)

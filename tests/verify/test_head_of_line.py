@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from explorer import grouped
 from machine import shuffled
 
 from pipec.cli import main
@@ -86,6 +87,28 @@ def test_a_warning_means_that_an_operation_is_late(base: tuple[str, dict[str, in
             assert bool(found) == late
             assert topology == "rank" or not found
             warned, silent = warned + late, silent + (not late)
+    assert warned and silent
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda case: case[0])
+def test_a_warning_about_launches_means_that_an_operation_is_late(
+    base: tuple[str, dict[str, int]],
+) -> None:
+    """Behind a launch, too: what is warned of makes some operation begin later than with tags."""
+    warned = silent = 0
+    for seed, single in enumerate(strayed(*base)):
+        program = grouped(single, seed)
+        best = timed(program, "tagged")
+        for topology in ("rank", "pair", "directed"):
+            time = timed(program, topology)
+            if time is None or best is None:
+                continue
+            links, channels = Links(program), Channels(topology)
+            graph = event_graph(program, links, channels)
+            late = bool(np.any(time.begin[program.compute] > best.begin[program.compute]))
+            found = head_of_line(graph, links, channels, Costs(), time)
+            assert late or not found
+            warned, silent = warned + bool(found), silent + (not found)
     assert warned and silent
 
 

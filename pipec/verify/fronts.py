@@ -1,0 +1,105 @@
+"""Fronts: when the two ends of each message are posted, and which message it then waits for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipec.program.effects import COMPUTE
+from pipec.program.events import Graph
+from pipec.program.graph import Topology, queue_before
+from pipec.program.launches import launch_of
+from pipec.program.links import Links
+from pipec.simulate.timeline import Timeline
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Fronts:
+    """Per event, with one more for none.
+
+    ready: when both ends of a message are posted; for other events, when they begin. front: the
+    message that a message waits for in a queue, or none. late: how much later the operation that
+    takes a message begins than it would without waiting for it.
+    """
+
+    ready: Array
+    front: Array
+    late: Array
+
+
+def fronts(graph: Graph, links: Links, topology: Topology, time: Timeline) -> Fronts:
+    """What every message waits for, in a program that runs to its end."""
+    begin = np.append(time.begin[graph.row], 0)
+    if graph.launches:
+        return _of_launches(graph, links, topology, time, begin)
+    known, messages = np.append(time.end[graph.row], 0), graph.event[links.messages.second]
+    ready, front = begin.copy(), np.full(len(graph) + 1, len(graph))
+    ready[messages] = known[graph.waits[:2, messages]].max(axis=0)
+    earlier, later = graph.waits[2:, messages]
+    front[messages] = np.where(known[earlier] > known[later], earlier, later)
+    return Fronts(ready, front, _lateness(graph, begin, known))
+
+
+def _of_launches(
+    graph: Graph, links: Links, topology: Topology, time: Timeline, begin: Array
+) -> Fronts:
+    """A message waits in its queue for all of the launch before: for its last member.
+
+    It is ready when all of its own launch is posted, at both ends. A launch makes an operation
+    late by its last member.
+    """
+    table, end, nobody = links.program, time.end, len(graph)
+    launch, unit, queue = launch_of(table), table.unit_before, queue_before(table, topology)
+    by_end = np.argsort(end, kind="stable")
+    last = np.zeros(len(table), np.int64)
+    last[launch[by_end]] = by_end
+    posted = np.zeros(len(table), np.int64)
+    np.maximum.at(posted, launch, np.where(unit >= 0, end[unit], 0))
+    ahead = np.where((queue >= 0) & (launch[queue] != launch), last[launch[queue]], -1)
+    rows = np.flatnonzero(ahead >= 0)
+    rows = rows[np.argsort(end[ahead[rows]], kind="stable")]
+    before = np.full(len(table), -1, np.int64)
+    before[launch[rows]] = ahead[rows]
+
+    sent, received = launch[links.messages.first], launch[links.messages.second]
+    messages = graph.event[links.messages.second]
+    ready, front = begin.copy(), np.full(nobody + 1, nobody)
+    ready[messages] = np.maximum(posted[sent], posted[received])
+    one, other = before[sent], before[received]
+    times = np.append(end, -1)
+    nearest = np.where(times[one] > times[other], one, other)
+    front[messages] = np.where(nearest >= 0, graph.event[nearest], nobody)
+    return Fronts(ready, front, _late_by_last(graph, time, begin, last[received], messages))
+
+
+def _late_by_last(
+    graph: Graph, time: Timeline, begin: Array, last: Array, messages: Array
+) -> Array:
+    """`last` has for each message the row that is the last of the launch that it is received in."""
+    table, alone = graph.table, len(graph) - graph.launches
+    known = np.append(time.end[graph.row], 0)
+    done = np.zeros(len(table), np.int64)
+    np.maximum.at(done, launch_of(table), time.end)
+    known[alone:-1] = done[launch_of(table)[graph.row[alone:]]]
+    waited = _lateness(graph, begin, known)
+    by_launch = np.zeros(len(table), np.int64)
+    np.maximum.at(by_launch, launch_of(table)[graph.row], waited[:-1])
+    late = np.zeros(len(graph) + 1, np.int64)
+    is_last = time.end[graph.row[messages]] == time.end[last]
+    late[messages] = np.where(is_last, by_launch[launch_of(table)[graph.row[messages]]], 0)
+    return late
+
+
+def _lateness(graph: Graph, begin: Array, known: Array) -> Array:
+    """Per event, how much later an operation begins than it would without waiting for it."""
+    late = np.zeros(len(graph) + 1, np.int64)
+    compute = np.flatnonzero(COMPUTE[graph.table.kind[graph.row]])
+    waits = graph.waits[:, compute]
+    for row in (1, 2):
+        others = known[np.delete(waits, row, axis=0)].max(axis=0)
+        np.maximum.at(late, waits[row], begin[compute] - others)
+    late[-1] = 0
+    return late
