@@ -25,12 +25,12 @@ def last(setting: Setting, placements: tuple[str, ...], candidates: int) -> Stat
 
 @pytest.fixture(scope="module")
 def found() -> State:
-    return last(Setting(3, 6, COSTS), ("linear", "v"), 6000)
+    return last(Setting(2, 3, COSTS), ("linear", "v"), 5000)
 
 
 def test_each_point_is_certified_and_above_its_bound(found: State) -> None:
     """The front is made again, proved again, and no point is shorter than its bound."""
-    proved = points(found.front, Setting(3, 6, COSTS))
+    proved = points(found.front, Setting(2, 3, COSTS))
     assert len(proved) >= 3
     for point in proved:
         assert point.certificate.ok
@@ -47,7 +47,7 @@ def test_no_point_dominates_another(found: State) -> None:
 
 def test_a_seed_decides(found: State) -> None:
     """With a budget of candidates the same seed gives the same front."""
-    again = last(Setting(3, 6, COSTS), ("linear", "v"), 6000)
+    again = last(Setting(2, 3, COSTS), ("linear", "v"), 5000)
     assert again.tried == found.tried
     assert [(one.rank, one.recipe) for one in again.front] == [
         (one.rank, one.recipe) for one in found.front
@@ -58,7 +58,7 @@ def test_a_limit_holds_in_bytes() -> None:
     """With sizes in bytes nothing is found that holds more than the limit."""
     memory = Memory.of({"activation": "1GB", "state": "2GB", "message": "10MB"})
     limited = Memory(memory.sizes, True, Limit.of("5GB"))
-    state = last(Setting(3, 6, COSTS, limited), PLACEMENTS, 300)
+    state = last(Setting(2, 4, COSTS, limited), PLACEMENTS, 300)
     assert state.front
     assert all(trial.peak <= Fraction(5 * 10**9) for trial in state.front)
 
