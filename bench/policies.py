@@ -85,7 +85,7 @@ Run = Callable[[Clock], Sequence[int]]
 def candidates(schedule: Schedule) -> tuple[Lines, list[Run]]:
     """What makes the candidate orders of a schedule from times."""
     if isinstance(schedule.program, Every):
-        blocks, _ = stated_blocks(schedule)
+        blocks = stated_blocks(schedule)[0][0]
         return blocks.lines, [partial(follow, blocks, manner=manner) for _, manner in BLOCKS]
     policy = stated_policy(schedule).policy
     return policy.lines, [partial(decide, policy, patience=patience) for _, patience in POLICIES]

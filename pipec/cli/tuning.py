@@ -17,7 +17,7 @@ from pipec.program.costs import Costs
 from pipec.program.listing import listing
 from pipec.program.memory import Memory
 from pipec.tune.points import Point, points
-from pipec.tune.recipe import PLACEMENTS
+from pipec.tune.recipe import PLACEMENTS, Trial
 from pipec.tune.search import Budget, State, search
 from pipec.tune.setting import Setting
 from pipec.view.front import front_svg, front_table, front_text, said
@@ -173,6 +173,11 @@ def _print(found: list[Point], state: State, setting: Setting, options: dict[str
     screen.print(front_text(found, state.trials))
     screen.print(f"\n{state.tried:,} candidates; costs {setting.costs} of a model in ", end="")
     screen.print(f"{setting.pieces} pieces; every line is certified")
+    if known := _of_library(state, best.trial.copies):
+        longer = float(known.makespan / best.trial.makespan) - 1
+        more = f", {longer:.1%} longer" if longer else ""
+        figure = f"{float(known.makespan):,.6g}"
+        screen.print(f"the shortest of the library: {said(known)}, {figure}{more}")
     screen.print(f"the shortest is {said(best.trial)}:")
     recipe = best.trial.recipe
     if recipe.origin == "library":
@@ -185,6 +190,12 @@ def _print(found: list[Point], state: State, setting: Setting, options: dict[str
     for name in ("output", "text", "svg"):
         if options[name]:
             screen.print(f"  {'plan' if name == 'output' else name:<6}{options[name]}")
+
+
+def _of_library(state: State, copies: int) -> Trial | None:
+    """The shortest library schedule that holds no more copies of a stage."""
+    known = [one for one in state.trials if one.recipe.origin == "library" and one.copies <= copies]
+    return min(known, key=lambda trial: trial.rank, default=None)
 
 
 def _json(found: list[Point], state: State) -> dict[str, Any]:

@@ -57,6 +57,11 @@ BLOCKS = (
 )
 """For blocks: whether at unit costs, and in which manner."""
 
+FEW = (BLOCKS[0], BLOCKS[1], BLOCKS[3])
+"""What is tried first of blocks with later slots; the best of them is followed in every manner."""
+
+MOST_BLOCKS = 24
+
 
 def policy_order(schedule: Schedule) -> Order:
     """The shortest order that the schedule's policy makes. Raises `Stop` if it makes none."""
@@ -71,7 +76,7 @@ def policy_order(schedule: Schedule) -> Order:
         refusals.append(made)
         return ()
 
-    sequence = _shortest(lines, schedule.costs, POLICIES, make)
+    sequence = _shortest(lines, schedule.costs, POLICIES, make)[0]
     if not sequence:
         raise Stop(refused(stated, refusals[0]))
     return order_of(lines, sequence, Origins(schedule.source, stated.spans))
@@ -82,21 +87,35 @@ def block_order(schedule: Schedule) -> Order:
     none.
     """
     assert isinstance(schedule.program, s.Every)
-    blocks, spans = stated_blocks(schedule)
-    lines = blocks.lines
+    blocks, spans = stated_blocks(schedule, _variants(schedule))
+    lines = blocks[0].lines
     cut: list[Sequence[int]] = []
 
-    def make(times: Clock, manner: Manner) -> Sequence[int]:
-        made = follow(blocks, times, manner)
+    def make(times: Clock, chosen: tuple[Blocks, Manner]) -> Sequence[int]:
+        made = follow(chosen[0], times, chosen[1])
         if len(made) == lines.size:
             return made
         cut.append(made)
         return ()
 
-    sequence = _shortest(lines, schedule.costs, BLOCKS, make)
+    def each(block: Blocks) -> list[tuple[bool, tuple[Blocks, Manner]]]:
+        return [(at_unit, (block, manner)) for at_unit, manner in BLOCKS]
+
+    tried = each(blocks[0])
+    tried += [(at_unit, (one, manner)) for one in blocks[1:] for at_unit, manner in FEW]
+    found = _shortest(lines, schedule.costs, tried, make)
+    sequence, chosen = found
+    if chosen and chosen[0] is not blocks[0]:
+        sequence = _shortest(lines, schedule.costs, each(chosen[0]), make)[0]
     if not sequence:
-        raise Stop(_stuck(blocks, cut[0], schedule.program.span))
+        raise Stop(_stuck(blocks[0], cut[0], schedule.program.span))
     return order_of(lines, sequence, Origins(schedule.source, spans))
+
+
+def _variants(schedule: Schedule) -> int:
+    """How many blocks are tried: fewer where there are many operations."""
+    candidates = AFFORDED // max(schedule.placement.size, 1)
+    return max(1, min(MOST_BLOCKS, 1 + (candidates - len(BLOCKS)) // len(FEW)))
 
 
 def _shortest(
@@ -104,17 +123,17 @@ def _shortest(
     costs: Costs,
     candidates: Sequence[tuple[bool, T]],
     make: Callable[[Clock, T], Sequence[int]],
-) -> Sequence[int]:
-    """The first of the shortest candidates; nothing where all are empty."""
+) -> tuple[Sequence[int], T | None]:
+    """The first of the shortest candidates and what made it; nothing where all are empty."""
     times, unit = clock(lines, costs), clock(lines, Costs())
     best: Sequence[int] = ()
-    least = 0
+    chosen, least = None, 0
     for at_unit, manner in candidates[: max(1, AFFORDED // lines.size)]:
         made = make(unit if at_unit else times, manner)
         length = makespan(lines, times, made) if made else 0
         if made and (not best or length < least):
-            best, least = made, length
-    return best
+            best, chosen, least = made, manner, length
+    return best, chosen
 
 
 def _stuck(blocks: Blocks, made: Sequence[int], span: Span) -> Finding:

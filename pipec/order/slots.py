@@ -1,7 +1,8 @@
 """An `every` block -> per rank the lines in the order of the repetition, and its peak."""
 
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate, product
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,13 @@ class _Placed:
     span: Span
 
 
-def stated_blocks(schedule: Schedule) -> tuple[Blocks, tuple[Span, ...]]:
-    """The blocks of a schedule, and the spans that their lines point to. Raises `Stop`."""
+def stated_blocks(schedule: Schedule, most: int = 1) -> tuple[list[Blocks], tuple[Span, ...]]:
+    """The blocks of a schedule, and the spans that their lines point to. Raises `Stop`.
+
+    First as they are stated, then, `most` in all, with the slots of later lines moved further back:
+    where that collides nowhere and no rank holds more. A microbatch then has more time for its
+    way, and the repetition need not stretch where operations or messages take longer than a slot.
+    """
     block = schedule.program
     assert isinstance(block, s.Every)
     period = _period(block, schedule)
@@ -44,12 +50,49 @@ def stated_blocks(schedule: Schedule) -> tuple[Blocks, tuple[Span, ...]]:
         _check_whole(rank, own, schedule, block)
     spans = tuple(item.span for item in block.body if isinstance(item, s.Slot))
     lines, numbers = _lines(placed, schedule)
-    order = [
-        _repetition(rank, own, numbers, lines, period, block) for rank, own in enumerate(placed)
-    ]
-    change = [HELD.get(line.kind, 0) for line in lines.lines]
-    peaks = [max(accumulate(change[number] for number in own), default=0) for own in order]
-    return Blocks(lines, order, max(peaks, default=0)), spans
+
+    def made(of: list[list[_Placed]]) -> Blocks:
+        ranks = enumerate(of)
+        order = [_repetition(rank, own, numbers, lines, period, block) for rank, own in ranks]
+        change = [HELD.get(line.kind, 0) for line in lines.lines]
+        peaks = [max(accumulate(change[number] for number in own), default=0) for own in order]
+        return Blocks(lines, order, max(peaks, default=0))
+
+    found = [made(placed)]
+    for moved in _moved(placed, period) if most > 1 else ():
+        other = made(moved)
+        if other.peak <= found[0].peak:
+            found.append(other)
+        if len(found) >= most:
+            break
+    return found, spans
+
+
+LATER = 3
+"""The most slots that a line is moved back against the line before it."""
+
+_FEW_SLOTS = 4
+
+
+def _moved(placed: list[list[_Placed]], period: int) -> Iterator[list[list[_Placed]]]:
+    """The same with later slots, by little first, without two operations on one slot of a rank."""
+    count = max((one.line.origin for own in placed for one in own), default=0) + 1
+    if count > _FEW_SLOTS:
+        return
+    steps = sorted(product(range(LATER + 1), repeat=count - 1), key=lambda one: (sum(one), one))
+    for step in steps[1:]:
+        later = [0, *accumulate(step)]
+        moved = [
+            [replace(one, slot=one.slot + later[one.line.origin]) for one in own] for own in placed
+        ]
+        slots = [[one.slot % period for one in own] for own in moved]
+        if all(len(set(own)) == len(own) for own in slots) and all(map(_in_order, moved)):
+            yield moved
+
+
+def _in_order(own: list[_Placed]) -> bool:
+    """Whether no operation of a rank stands before what it needs."""
+    return not any(_early(own))
 
 
 def _period(block: s.Every, schedule: Schedule) -> int:
@@ -123,16 +166,22 @@ def _name(found: _Placed, schedule: Schedule) -> str:
 
 def _check_order(rank: int, own: list[_Placed]) -> None:
     """A B comes after its F, and a W after its B."""
+    for placed, before in _early(own):
+        kind, needed = placed.line.kind.name, before.line.kind.name
+        message = f"rank {rank} runs {kind} before {needed}, which it needs"
+        found = f"{kind} at {placed.slot}, and {needed} at {before.slot}"
+        raise Stop(Finding("slot", message, placed.span, f"{kind} after {needed}", found))
+
+
+def _early(own: list[_Placed]) -> Iterator[tuple[_Placed, _Placed]]:
+    """What has a slot before that of the step before it in the same stage."""
     by_step = {
         (placed.line.flow, placed.line.stage, int(STEP[placed.line.kind])): placed for placed in own
     }
     for (flow, stage, step), placed in by_step.items():
         before = by_step.get((flow, stage, step - 1))
         if before and placed.slot < before.slot:
-            kind, needed = placed.line.kind.name, before.line.kind.name
-            message = f"rank {rank} runs {kind} before {needed}, which it needs"
-            found = f"{kind} at {placed.slot}, and {needed} at {before.slot}"
-            raise Stop(Finding("slot", message, placed.span, f"{kind} after {needed}", found))
+            yield placed, before
 
 
 def _check_whole(rank: int, own: list[_Placed], schedule: Schedule, block: s.Every) -> None:

@@ -161,7 +161,7 @@ def _improvements(best: list[Trial], number: int) -> list[Climb | Improve]:
         first = at % 2 == 0
         start = best[0] if first else others[(number + at // 2) % len(others)]
         if available() and (at // 2 + number) % 2:
-            jobs.append(Improve(start, (number, at), _EFFORT, first))
+            jobs.append(Improve(start, (number, at), _EFFORT + number, first))
         else:
             jobs.append(Climb(start, (number, at), _STEPS, to_limit=first))
     return jobs
