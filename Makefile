@@ -9,8 +9,8 @@ INSTALLED := .venv/installed
 demo: $(INSTALLED) ## compile, verify and train a language model with DualPipe on 4 local processes
 	$(BIN)/pipec run dualpipe P=4 M=8
 
-test: $(INSTALLED) ## the whole suite
-	$(BIN)/pytest
+test: $(INSTALLED) ## the whole suite, on two cores
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: $(INSTALLED) types ## style and types
 	$(BIN)/ruff format --check .
