@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from pipec.runtime.experts.exchange import Exchange
+from pipec.runtime.experts.layer import PARTS
 from pipec.runtime.experts.parts import Parts
 from pipec.runtime.experts.stage import ExpertStage
 
@@ -38,7 +39,7 @@ def exchange_times(stage: ExpertStage, inputs: Sequence[Any], repeats: int = 5) 
 
 
 def _travels(stage: ExpertStage, parts: Parts, part: int) -> bool:
-    return parts.name(part) in ("dispatch", "combine") and stage.layer(part // 4).total > 0
+    return parts.name(part) in ("dispatch", "combine") and stage.layer(part // len(PARTS)).total > 0
 
 
 def _timed(parts: Parts, part: int) -> float:
