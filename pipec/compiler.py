@@ -20,7 +20,7 @@ from pipec.lower.grouped import grouped as with_launches
 from pipec.lower.lower import lower
 from pipec.lower.parts import open_chunks
 from pipec.lower.units import natural, overlapped
-from pipec.lower.weave import weaving
+from pipec.lower.weave import assumed, weaving
 from pipec.order.arrange import arrange
 from pipec.order.expand import BUDGET
 from pipec.order.schedule import bind
@@ -161,9 +161,11 @@ def build_text(
     orders, layouts = [arrange(schedule, settings.budget)], schedule.layouts
     if settings.layers:
         layouts = (settings.layers,) * schedule.placement.flows[0].stages
+    likely = costs
     if layouts:
-        orders = _opened(orders[0], layouts, schedule.patterns, costs, settings.neighbours)
-    program = _fitting(orders, costs, memory, settings.channels)
+        likely = assumed(costs, layouts)
+        orders = _opened(orders[0], layouts, schedule.patterns, likely, settings.neighbours)
+    program = _fitting(orders, likely, memory, settings.channels)
     compiled = Compiled(name or schedule.name, schedule.parameters, program, costs, memory)
     return _with(compiled, Settings(grouped=settings.grouped))
 

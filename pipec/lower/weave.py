@@ -10,7 +10,7 @@ from pipec.lower.pattern import written
 from pipec.lower.units import Issued, Operation
 from pipec.program.costs import Costs
 from pipec.program.effects import EFFECTS, Kind
-from pipec.program.parts import Layout, Pattern
+from pipec.program.parts import OUT, Layout, Pattern
 
 Half = tuple[Kind, int]
 """One operation of a unit: its kind and its stage."""
@@ -48,6 +48,24 @@ def weaving(
         return rows
 
     return weave
+
+
+def assumed(costs: Costs, layouts: Sequence[Layout]) -> Costs:
+    """Costs to order parts by. Where nothing is said of all-to-alls, each is taken to be half as
+    long again as a part that computes: a pair then communicates as long as it computes, as in the
+    report of DeepSeek-V3 (arXiv:2412.19437, section 3.2.1).
+    """
+    if "dispatch" in costs.times or "combine" in costs.times:
+        return costs
+    times = tuple(_usual(costs, stage, parts) for stage, parts in enumerate(layouts))
+    time = times[0] if len(set(times)) == 1 else times
+    return costs.override(Costs({"dispatch": time, "combine": time}))
+
+
+def _usual(costs: Costs, stage: int, parts: Layout) -> Fraction:
+    computing = [part for part in parts if part.wire is None and part.name != OUT]
+    whole = sum((costs.part("F", part, stage, parts) for part in computing), Fraction(0))
+    return whole / max(len(computing), 1) * Fraction(3, 2)
 
 
 def _operations(halves: Sequence[Half], costs: Costs, layouts: Sequence[Layout]) -> list[Operation]:

@@ -103,6 +103,24 @@ def test_shares_are_exact(layers: str, costs: dict[str, object]) -> None:
     assert found.makespan == whole.makespan
 
 
+def test_what_is_not_known_of_all_to_alls_is_assumed() -> None:
+    """Pairs are interleaved although no cost is stated; not where all-to-alls are said to be free.
+
+    What is predicted holds for the costs as they are.
+    """
+
+    def made(**costs: object) -> tuple[list[str], float]:
+        settings = Settings(Costs.of(costs), layers=layers_of(f"2 x {LAYER}"))
+        compiled = build("dualpipe", {"P": 2, "M": 6}, settings)
+        report = certify(compiled, Settings()).report
+        assert report is not None
+        return stream(compiled, 0), float(report.makespan)
+
+    unknown, known, free = made(), made(dispatch="0.375", combine="0.375"), made(dispatch=0)
+    assert unknown[0] == known[0] != free[0]
+    assert unknown[1] < known[1]
+
+
 def test_neighbours_stay_within_a_limit() -> None:
     """The shortest order that the limit admits; the least one where it admits none."""
 
