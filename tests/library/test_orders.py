@@ -82,7 +82,7 @@ FACTORS = {2: (1, 2, 3, 4, 6), 3: (1, 2, 3, 4, 6), 4: (1, 2, 3, 6), 6: (1, 2), 8
 
 @pytest.mark.parametrize("name", TORCH)
 def test_orders_equal_torch(name: str) -> None:
-    """For P in 2 to 8 and M from P to 6P, every operation stands where torch 2.13 puts it."""
+    """At every P and M of the table, each operation stands where torch 2.13 puts it."""
     peer, variants = TORCH[name]
     for ranks, factors in FACTORS.items():
         for count in (ranks * factor for factor in factors):
