@@ -120,14 +120,14 @@ class Improve:
         """What the solver found, if it is shorter."""
         begin = _Start.of(self.start, setting, self.to_limit)
         rng = np.random.default_rng([setting.seed, *self.seed])
-        share = min(1.0, _SPAN / begin.order.size)
+        share = min(1.0, float(rng.choice(_SPANS)) / begin.order.size)
         low = min(max(float(rng.uniform(-share, 1)), 0.0), 1 - share)
         span = (low, low + share)
         solved = improve(begin.replay, begin.most.tolist(), begin.order, 0, span, self.effort)
         return Result(begin.trials("solver", solved.order, solved.makespan), 1)
 
 
-_SPAN = 220
+_SPANS = (60, 120, 200)
 """About so many operations are free at a time, often those at the begin or at the end."""
 
 Job = Compile | Screen | Climb | Solve | Improve

@@ -7,6 +7,7 @@ are taken in that order. With a budget of time it depends on how far the search 
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ def search(
     proofs: list[Proof] = []
     tried = 0
     processes = min(MOST_PROCESSES, os.cpu_count() or 1)
-    with get_context("fork").Pool(processes, _leave_interrupts_to_the_parent) as pool:
+    with get_context("fork").Pool(processes, _depend, (os.getpid(),)) as pool:
         for phase, jobs in _rounds(setting, placements, found):
             results = pool.imap(partial(_run, setting), jobs)
             for result in _in_time(results, end):
@@ -86,8 +87,16 @@ def _in_time(results: Any, end: float | None) -> Iterator[Result]:
             return
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _depend(parent: int) -> None:
+    """A worker leaves interrupts to its parent, and ends when that is gone, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _run(setting: Setting, job: Job) -> Result:
@@ -154,13 +163,13 @@ def _fits(placement: str, setting: Setting) -> bool:
 
 
 def _improvements(best: list[Trial], number: int) -> list[Climb | Improve]:
-    """Half of a round from the shortest schedule, half from the rest of the front in turn."""
+    """Most of a round from the shortest schedule, one job from the rest of the front in turn."""
     others = best[1:] or best
     jobs: list[Climb | Improve] = []
     for at in range(_ROUND):
-        first = at % 2 == 0
-        start = best[0] if first else others[(number + at // 2) % len(others)]
-        if available() and (at // 2 + number) % 2:
+        first = at < _ROUND - 1
+        start = best[0] if first else others[number % len(others)]
+        if available() and (at + number) % 2:
             jobs.append(Improve(start, (number, at), _EFFORT + number, first))
         else:
             jobs.append(Climb(start, (number, at), _STEPS, to_limit=first))
