@@ -15,6 +15,7 @@ from pipec.compiler import Settings, build, certify
 from pipec.findings import Finding, PipecError, Stop
 from pipec.language import read_integer
 from pipec.language.evaluate import Lanes, evaluate
+from pipec.processes import begin_worker
 from pipec.source import Source
 
 Sizes = Mapping[str, int | bool]
@@ -95,7 +96,7 @@ def _integer(text: str, sizes: Sizes) -> int:
 
 def prove(target: str, family: Sequence[Sizes], settings: Settings) -> Iterator[Proof]:
     """The proofs of a family in its order, made on all cores; closing the iterator ends them."""
-    with Pool() as pool:
+    with Pool(None, begin_worker) as pool:
         yield from pool.imap(partial(_prove, target, settings), family, chunksize=_AT_ONCE)
 
 

@@ -51,7 +51,7 @@ def export_command(
     pipec export zb1p P=4 M=8 --to torch-csv -o zb1p.csv
     pipec export 1f1b P=2 M=2 --to promela --channels pair
     """
-    spare(schedule, output)
+    spare(output, options, schedule=schedule)
     chosen = settings(options)
     if form == "promela":
         compiled = build(schedule, parameters(sizes), chosen)
@@ -76,7 +76,7 @@ def import_command(
     pipec import zbv.csv -o zbv.listing
     pipec import torch:ZBVZeroBubble P=4 M=8
     """
-    spare(schedule, output)
+    spare(output, options, schedule=schedule)
     with patience("reading"):
         compiled = build(schedule, parameters(sizes), settings(options))
     _write(listing(compiled.program), output)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipec.cli.output import console, emit
 from pipec.compiler import Settings
 from pipec.families import Proof, Sizes, members, parse_range, prove
+from pipec.processes import interruptible
 
 
 @dataclass
@@ -28,12 +29,13 @@ def prove_family(
     """Prove every member and print the counts; the sizes of the first failure, or None."""
     family = members([parse_range(text) for text in ranges], fixed)
     tally, begin = Tally(), time.perf_counter()
-    for proof in _watched(prove(target, family, settings), target, len(family)):
-        tally.counts[proof.outcome] += 1
-        tally.instructions += proof.instructions
-        if proof.outcome == "failed":
-            tally.failed = proof.sizes
-            break
+    with interruptible():
+        for proof in _watched(prove(target, family, settings), target, len(family)):
+            tally.counts[proof.outcome] += 1
+            tally.instructions += proof.instructions
+            if proof.outcome == "failed":
+                tally.failed = proof.sizes
+                break
     tally.seconds = time.perf_counter() - begin
     if form == "json":
         emit(_json(tally))

@@ -1,8 +1,6 @@
 """Local processes: started together, ended together, each by its own id."""
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +8,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from pipec.processes import end_with_parent, interruptible
 
 _GRACE = 5.0
 """Seconds that processes get to end by themselves once one of them has failed."""
@@ -21,7 +21,7 @@ def launch(command: Sequence[str], ranks: int) -> int:
     Rank 0 writes to this terminal; what the others wrote to stderr is shown for the first one that
     failed. However this function is left, no process stays behind.
     """
-    with tempfile.TemporaryDirectory(prefix="pipec-") as folder:
+    with interruptible(), tempfile.TemporaryDirectory(prefix="pipec-") as folder:
         logs = [Path(folder) / f"rank{rank}" for rank in range(ranks)]
         processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -53,14 +53,8 @@ def _start(
             env=environment,
             stdout=None if rank == 0 else subprocess.DEVNULL,
             stderr=errors,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
-
-
-def _end_with_parent() -> None:
-    """Ask the kernel to end this process if the launcher is gone, however that came about."""
-    parent_death_signal = 1
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
 
 
 def _free_port() -> int:
@@ -87,7 +81,7 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]], logs: Sequence[Path]) -
     shown = first if first is not None else failed[0]
     sys.stderr.write(logs[shown].read_text(errors="replace"))
     codes = ", ".join(f"rank {rank}: {processes[rank].poll()}" for rank in failed)
-    sys.stderr.write(f"pipec run: rank {shown} failed first (exit status {codes})\n")
+    sys.stderr.write(f"pipec: rank {shown} failed first (exit status {codes})\n")
     return 1
 
 

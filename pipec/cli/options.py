@@ -1,6 +1,7 @@
 """What commands are told: K=V arguments and the common options."""
 
 import json
+import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
@@ -166,12 +167,37 @@ def _memory(options: dict[str, Any], measured: Memory | None) -> Memory | None:
     return with_limit(reduce(Memory.override, stated) if stated else None, limit)
 
 
-def spare(schedule: str, output: str | None) -> None:
-    """Refuse to replace the text that a person wrote by what is made of it."""
-    source, target = Path(schedule), Path(output or "")
-    same = source.is_file() and target.is_file() and target.samefile(source)
-    if same and source.suffix != ".plan":
-        raise click.UsageError(f"{output} is the schedule itself: name another file to write")
+def spare(output: str | None, options: dict[str, Any], **read: str | None) -> None:
+    """Refuse to replace what a person wrote and this command reads by what is made of it.
+
+    `read` says what the file is: `schedule="mine.pipe"`. Raises `click.UsageError`.
+    """
+    sources = [*read.items(), ("costs_file", options["costs_file"])]
+    sources += [("memory_file", words) for words in options["memory"] if "=" not in words]
+    target = Path(output or "")
+    for what, name in sources:
+        source = Path(name or "")
+        same = source.is_file() and target.is_file() and target.samefile(source)
+        if same and source.suffix != ".plan":
+            said = f"the {what.replace('_', ' ')} itself"
+            raise click.UsageError(f"{output} is {said}: name another file to write")
+
+
+def ready(*outputs: str | None) -> None:
+    """Refuse, before long work, files that could not be written after it, and one named twice.
+
+    Raises `click.UsageError`.
+    """
+    named = [Path(output) for output in outputs if output is not None]
+    for number, path in enumerate(named):
+        if path.is_dir():
+            raise click.UsageError(f"{path} is a folder: name a file to write")
+        if not path.absolute().parent.is_dir():
+            raise click.UsageError(f"there is no folder for {path}")
+        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise click.UsageError(f"{path} cannot be written: permission denied")
+        if path in named[:number]:
+            raise click.UsageError(f"{path} is named twice: name another file to write")
 
 
 def parameters(words: Iterable[str]) -> dict[str, int | bool]:

@@ -76,7 +76,7 @@ def show_command(
     """
     _one_of(svg or parts, as_listing, origins, as_order, form)
     span = _span(window, parts, form)
-    spare(schedule, svg)
+    spare(svg, options, schedule=schedule)
     chosen, given = settings(options), parameters(sizes)
     with patience("compiling"):
         compiled = build(schedule, given, chosen)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipec.cli.launch import launch
-from pipec.cli.options import compiling, schedule_argument, sizes_argument, spare
+from pipec.cli.options import compiling, ready, schedule_argument, sizes_argument, spare
 from pipec.cli.output import console
 from pipec.cli.proof import certified, title
 from pipec.compiler import plan_of
@@ -65,9 +65,9 @@ def profile_command(
         raise click.UsageError("under torchrun, give your own Pipeline a `Profile` as a listener")
     if stages is not None and not Path(stages).is_file():
         raise click.UsageError(f"there is no file {stages}")
-    if not Path(output).absolute().parent.is_dir():
-        raise click.UsageError(f"there is no folder for {output}")
-    spare(schedule, output)
+    ready(output)
+    # Costs that were measured before may be replaced: the output is `costs.toml` by itself.
+    spare(output, {**options, "costs_file": None}, schedule=schedule, file_of_stages=stages)
     compiled, certificate = certified(schedule, sizes, options)
     if not all(flow.backward for flow in compiled.program.placement.flows):
         raise click.UsageError(f"{schedule} does not train: profile a schedule with a backward")

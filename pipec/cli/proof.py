@@ -95,7 +95,7 @@ def compile_command(
     pipec compile dualpipe P=4 M=16 -o dualpipe.plan
     pipec compile mine.pipe P=8 M=32 --costs measured.toml --memory-limit 12
     """
-    spare(schedule, output)
+    spare(output, options, schedule=schedule)
     compiled, certificate = certified(schedule, sizes, options, form)
     plan = plan_of(compiled, certificate)
     target = Path(output or plan_name(compiled))

@@ -8,11 +8,12 @@ from typing import Any
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipec.cli.options import format_option, parameters, settings, stating
+from pipec.cli.options import format_option, parameters, ready, settings, spare, stating
 from pipec.cli.output import console, emit, figures, say
 from pipec.compiler import plan_of
 from pipec.files import replace_text
 from pipec.findings import Finding, PipecError
+from pipec.processes import interruptible
 from pipec.program.costs import Costs
 from pipec.program.listing import listing
 from pipec.program.memory import Memory
@@ -47,9 +48,10 @@ def tune_command(sizes: tuple[str, ...], form: str, **options: Any) -> None:
     setting = _setting(sizes, options)
     placements = _placements(options["placements"])
     budget = Budget(options["candidates"], _seconds(options))
+    _check_outputs(options)
     state = _searched(setting, placements, budget)
     if state is None or not state.front:
-        raise PipecError([_nothing(setting)])
+        raise PipecError([_nothing(setting, state)])
     found = points(state.front, setting, state.proofs)
     _write(found, state, options)
     if form == "json":
@@ -60,7 +62,9 @@ def tune_command(sizes: tuple[str, ...], form: str, **options: Any) -> None:
 
 def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
     given = parameters(sizes)
-    if set(given) != {"P", "M"} or any(isinstance(size, bool) for size in given.values()):
+    if unknown := [name for name in given if name not in ("P", "M")]:
+        raise click.UsageError(f"a search has no size {unknown[0]!r}: say P and M, as in P=8 M=32")
+    if len(given) < 2 or any(isinstance(size, bool) for size in given.values()):
         raise click.UsageError("say how many ranks and microbatches: P=8 M=32")
     for name, most in (("P", 64), ("M", 1024)):
         if not 1 <= given[name] <= most:
@@ -110,11 +114,25 @@ def _seconds(options: dict[str, Any]) -> float | None:
     return seconds
 
 
+def _check_outputs(options: dict[str, Any]) -> None:
+    outputs = [options[name] for name in _OUTPUTS]
+    ready(*outputs)
+    for output in outputs:
+        spare(output, options)
+
+
+_OUTPUTS = ("output", "text", "svg")
+
+
 def _searched(setting: Setting, placements: list[str], budget: Budget) -> State | None:
-    """The last state of a search; an interrupt ends it and loses nothing."""
+    """The last state of a search; a signal to end ends it, and loses nothing."""
     state = None
     try:
-        with closing(search(setting, placements, budget)) as states, _progress(budget) as show:
+        with (
+            interruptible(),
+            closing(search(setting, placements, budget)) as states,
+            _progress(budget) as show,
+        ):
             for state in states:
                 show(state)
     except KeyboardInterrupt:
@@ -143,10 +161,12 @@ def _progress(budget: Budget) -> Iterator[Any]:
         yield show
 
 
-def _nothing(setting: Setting) -> Finding:
+def _nothing(setting: Setting, state: State | None) -> Finding:
     limit = f"at most {setting.limit.text} on any rank" if setting.limit else "any schedule"
     message = "no schedule was found that can be certified here"
     hint = "raise the limit or allow more placements" if setting.limit else "allow more placements"
+    if state is None:
+        message, hint = "the search ended before it had tried a schedule", "give it more time"
     return Finding("tune", message, None, limit, "nothing", hint)
 
 
@@ -174,8 +194,8 @@ def _print(found: list[Point], state: State, setting: Setting, options: dict[str
     screen.print(f"\n{state.tried:,} candidates; costs {setting.costs} of a model in ", end="")
     screen.print(f"{setting.pieces} pieces; every line is certified")
     if known := _of_library(state, best.trial.copies):
-        longer = float(known.makespan / best.trial.makespan) - 1
-        more = f", {longer:.1%} longer" if longer else ""
+        shorter = known.makespan > best.trial.makespan > 0
+        more = f", {float(known.makespan / best.trial.makespan) - 1:.1%} longer" if shorter else ""
         figure = f"{float(known.makespan):,.6g}"
         screen.print(f"the shortest of the library: {said(known)}, {figure}{more}")
     screen.print(f"the shortest is {said(best.trial)}:")
@@ -187,7 +207,7 @@ def _print(found: list[Point], state: State, setting: Setting, options: dict[str
         screen.print(recipe.source.text)
     else:
         screen.print("  an order of its own: `-o` writes its plan, `--text` its listing")
-    for name in ("output", "text", "svg"):
+    for name in _OUTPUTS:
         if options[name]:
             screen.print(f"  {'plan' if name == 'output' else name:<6}{options[name]}")
 

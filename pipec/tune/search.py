@@ -6,8 +6,6 @@ are taken in that order. With a budget of time it depends on how far the search 
 """
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from pipec.findings import PipecError
 from pipec.language import read
 from pipec.library import only_schedule
 from pipec.order.schedule import bind
+from pipec.processes import begin_worker
 from pipec.tune.blocks import block_recipe, blocks
 from pipec.tune.front import front
 from pipec.tune.jobs import Climb, Compile, Improve, Job, Result, Screen, Solve, parts
@@ -63,7 +62,7 @@ def search(
     proofs: list[Proof] = []
     tried = 0
     processes = min(MOST_PROCESSES, os.cpu_count() or 1)
-    with get_context("fork").Pool(processes, _depend, (os.getpid(),)) as pool:
+    with get_context("fork").Pool(processes, begin_worker) as pool:
         for phase, jobs in _rounds(setting, placements, found):
             results = pool.imap(partial(_run, setting), jobs)
             for result in _in_time(results, end):
@@ -85,18 +84,6 @@ def _in_time(results: Any, end: float | None) -> Iterator[Result]:
             yield results.next(None if end is None else max(end - time.monotonic(), 0))
         except (StopIteration, Late):
             return
-
-
-def _depend(parent: int) -> None:
-    """A worker leaves interrupts to its parent, and ends when that is gone, however it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _run(setting: Setting, job: Job) -> Result:

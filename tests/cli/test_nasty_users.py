@@ -215,6 +215,8 @@ def test_a_schedule_is_not_replaced_by_what_is_made_of_it(line: str, folder: Pat
     result = pipec(*line.split())
     assert result.exit_code == 2 and "is the schedule itself" in result.stderr
     assert (folder / "mine.pipe").read_text() == text
+    result = pipec("show", "1f1b", "P=2", "M=2", "--costs", "mine.pipe", "--svg", "link")
+    assert result.exit_code == 2 and "is the costs file itself" in result.stderr
 
 
 def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ loss_of = nn.functional.mse_loss
         ("forward P=2 M=4", 2, "does not train"),
         ("1f1b P=2 M=4 --stages none.py", 2, "there is no file none.py"),
         ("1f1b P=2 M=4 -o none/costs.toml", 2, "there is no folder"),
+        ("1f1b P=2 M=4 -o .", 2, ". is a folder"),
+        ("1f1b P=2 M=4 --stages own.py -o own.py", 2, "is the file of stages itself"),
         ("own.pipe P=2 M=4 -o own.pipe", 2, "is the schedule itself"),
     ],
 )
@@ -40,6 +42,7 @@ def test_what_is_refused_starts_nothing(
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr("pipec.cli.profiling.launch", lambda *_: pytest.fail("started"))
     (tmp_path / "own.pipe").write_text("")
+    (tmp_path / "own.py").write_text("")
     result = CliRunner().invoke(main, ["profile", *line.split()])
     assert result.exit_code == status and said in result.stderr
     monkeypatch.setenv("RANK", "0")

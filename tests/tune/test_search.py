@@ -1,7 +1,12 @@
 """What a search finds is certified, within its bounds, and the same whenever it is run."""
 
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -89,9 +94,11 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     ("words", "status", "said"),
     [
         (["P=2"], 2, "say how many ranks and microbatches"),
+        (["P=2", "M=4", "v=2"], 2, "a search has no size 'v'"),
         (["P=2", "M=4", "--time", "soon"], 2, "--time is given as 60s"),
         (["P=2", "M=4", "--placements", "w"], 2, "there is no placement 'w'"),
         (["P=2", "M=4", "--candidates", "9", "--memory-limit", "0.1"], 1, "no schedule was found"),
+        (["P=2", "M=4", "--time", "1e-9"], 1, "give it more time"),
     ],
 )
 def test_mistakes_are_told(words: list[str], status: int, said: str) -> None:
@@ -110,3 +117,53 @@ def test_blocks_hold_about_what_they_were_chosen_for() -> None:
         trial = tried(block_recipe(block, 4, 8), setting)
         assert trial
         assert trial.peak <= block.held / 2 + 1
+
+
+def test_what_could_not_be_written_is_refused_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is missing, one file for two results, what is read: nothing is searched."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipec.cli.tuning.search", lambda *_: pytest.fail("searched"))
+    (tmp_path / "costs.toml").write_text("F = 2")
+    for words, said in [
+        ("-o none/best.plan", "there is no folder for none/best.plan"),
+        ("--text .", ". is a folder"),
+        ("-o best --svg best", "best is named twice"),
+        ("--costs costs.toml -o costs.toml", "costs.toml is the costs file itself"),
+        ("--memory costs.toml --svg costs.toml", "costs.toml is the memory file itself"),
+    ]:
+        result = CliRunner().invoke(main, ["tune", "P=2", "M=4", *words.split()])
+        assert result.exit_code == 2 and said in result.stderr
+    assert (tmp_path / "costs.toml").read_text() == "F = 2"
+
+
+def test_all_may_cost_nothing() -> None:
+    """Then every schedule is as short as the best."""
+    words = "tune P=2 M=2 --cost F=0,B=0,W=0 --candidates 5 --placements linear"
+    result = CliRunner().invoke(main, words.split())
+    assert result.exit_code == 0, result.output
+    assert "longer" not in result.stdout
+
+
+def test_a_signal_ends_the_search_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found until then is printed and written, also when it is asked to end twice."""
+
+    def asked_to_end(*given: Any) -> Iterator[State]:
+        try:
+            for state in search(*given):
+                yield state
+                if state.front:
+                    os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("pipec.cli.tuning.search", asked_to_end)
+    plan = tmp_path / "best.plan"
+    result = CliRunner().invoke(main, ["tune", "P=2", "M=2", "-o", str(plan)])
+    assert result.exit_code == 0, result.output
+    assert "interrupted: what was found until now follows" in result.stderr
+    assert "every line is certified" in result.stdout and load_plan(plan).certificate["ok"]
+    assert multiprocessing.active_children() == []
