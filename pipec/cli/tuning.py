@@ -69,7 +69,13 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
     for name, most in (("P", 64), ("M", 1024)):
         if not 1 <= given[name] <= most:
             raise click.UsageError(f"{name} is from 1 to {most} here, not {given[name]}")
+    if given["P"] * given["M"] > _LARGEST:
+        raise click.UsageError(f"P times M is at most {_LARGEST:,} here")
     chosen = settings({**options, **_NOT_SAID})
+    if parts := [key for key in (chosen.costs or Costs()).times if "." in key]:
+        raise click.UsageError(
+            f"chunks are not opened here, so {parts[0]!r} is the cost of nothing"
+        )
     return Setting(
         given["P"],
         given["M"],
@@ -80,6 +86,8 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
         options["seed"],
     )
 
+
+_LARGEST = 16_384
 
 _NOT_SAID = {"layers": None, "neighbours": 1, "grouped": False, "budget": 10**7}
 

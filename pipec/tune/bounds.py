@@ -15,7 +15,8 @@ from heapq import heappop, heappush
 from pipec.program.effects import Kind
 from pipec.tune.shop import Shop
 
-_ROUNDS = 40
+_ROUNDS, _FEWEST, _AFFORDED = 40, 3, 200_000
+"""How often heads are raised, fewer times where there are many; each time they are bounds."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _reversed(net: _Net) -> _Net:
 def _heads(net: _Net) -> list[list[int]]:
     """Per line the least time before each of its operations; found by repeating what follows."""
     heads = [[0] * total for total in net.total]
-    for _ in range(_ROUNDS):
+    for _ in range(max(_FEWEST, min(_ROUNDS, _AFFORDED // sum(net.total)))):
         first = [min(heads[line][0] for line in own) for own in net.on]
         given = [_given(net, heads, own) for own in net.on]
         changed = False

@@ -81,7 +81,8 @@ class Climb:
         """The best order met, if it is shorter than the start."""
         begin = _Start.of(self.start, setting, self.to_limit)
         rng = np.random.default_rng([setting.seed, *self.seed])
-        reached = climb(begin.replay, begin.order, begin.most, rng, self.width, self.steps)
+        width = begin.replay.shop.fitting(self.width)
+        reached = climb(begin.replay, begin.order, begin.most, rng, width, self.steps)
         trials = begin.trials("search", reached.order, reached.makespan)
         return Result(trials, reached.tried)
 

@@ -30,16 +30,18 @@ PATIENCE = (Fraction(0), Fraction(1, 2))
 
 
 def screened(shop: Shop, knobs: Sequence[Knobs]) -> list[Sketch]:
-    """Run policies; those that get stuck are left out."""
-    bench = Bench(shop)
+    """Run policies, so many at once as fit in memory; those that get stuck are left out."""
+    bench, base = Bench(shop), np.array(shop.base)
     found: dict[Knobs, Sketch] = {}
-    for patience in PATIENCE:
-        outcome = bench.run(_choices(shop, knobs, patience))
-        base = np.array(shop.base)
-        for one, end, peak in zip(knobs, outcome.ends, outcome.peak, strict=True):
-            known = found.get(one)
-            if end < NEVER and (known is None or end < known.makespan):
-                found[one] = Sketch(one, int(end), int((peak + base).max()))
+    at_once = shop.fitting(len(knobs))
+    for begin in range(0, len(knobs), at_once):
+        some = knobs[begin : begin + at_once]
+        for patience in PATIENCE:
+            outcome = bench.run(_choices(shop, some, patience))
+            for one, end, peak in zip(some, outcome.ends, outcome.peak, strict=True):
+                known = found.get(one)
+                if end < NEVER and (known is None or end < known.makespan):
+                    found[one] = Sketch(one, int(end), int((peak + base).max()))
     return list(found.values())
 
 

@@ -33,6 +33,9 @@ _STEPS, _ROUND = 120, 4
 _SOLVED, _PROOF, _EFFORT = 150, 10.0, 2.0
 """Schedules of so many operations are solved as a whole, with so much effort; others in pieces."""
 
+_MOVED = 30_000
+"""Larger schedules are not moved about: the library, blocks and policies have to do."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -113,7 +116,7 @@ def _rounds(
         yield "blocks", [Compile(block_recipe(block, ranks, count)) for block in known]
     yield "policies", list(_screens(setting, placements))
     number = 0
-    while found:
+    while found and _size(found[0], setting) <= _MOVED:
         best = _front(found, setting)
         if available() and number == 0 and _size(best[0], setting) <= _SOLVED:
             yield "proofs", [Solve(trial, _PROOF, trial is best[0]) for trial in best]

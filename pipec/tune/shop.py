@@ -67,10 +67,22 @@ class Shop:
         kinds = [line.kind for line in self.lines.lines]
         return [number + 1 if kind == Kind.B else -1 for number, kind in enumerate(kinds)]
 
+    @cached_property
+    def size(self) -> int:
+        """How many operations there are."""
+        return self.lines.size
+
+    def fitting(self, count: int) -> int:
+        """How many of so many candidates are run at once: tables over all of them must fit."""
+        return max(1, min(count, _AT_ONCE // max(self.size, 1)))
+
     def number(self, kind: Kind, flow: int, stage: int) -> int:
         """The number of a line."""
         return (flow * self.placement.flows[0].stages + stage) * len(_KINDS) + _KINDS.index(kind)
 
+
+_AT_ONCE = 2_000_000
+"""Operations of all candidates that are run at once."""
 
 _KINDS = (Kind.F, Kind.B, Kind.W)
 
