@@ -4,18 +4,18 @@ A range is `P=2..32:2`: from 2 to 32, both included, every second one. Bounds ar
 expressions of the language and may use what stands before: `M=2*P..96:2`.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import Pool
 from typing import Literal
 
 from pipec.compiler import Settings, build, certify
 from pipec.findings import Finding, PipecError, Stop
 from pipec.language import read_integer
 from pipec.language.evaluate import Lanes, evaluate
-from pipec.processes import begin_worker
+from pipec.processes import workers
 from pipec.source import Source
 
 Sizes = Mapping[str, int | bool]
@@ -96,8 +96,8 @@ def _integer(text: str, sizes: Sizes) -> int:
 
 def prove(target: str, family: Sequence[Sizes], settings: Settings) -> Iterator[Proof]:
     """The proofs of a family in its order, made on all cores; closing the iterator ends them."""
-    with Pool(None, begin_worker) as pool:
-        yield from pool.imap(partial(_prove, target, settings), family, chunksize=_AT_ONCE)
+    with workers(os.cpu_count() or 1) as pool:
+        yield from pool.map(partial(_prove, target, settings), family, chunksize=_AT_ONCE)
 
 
 def _prove(target: str, settings: Settings, sizes: Sizes) -> Proof:

@@ -4,7 +4,9 @@ import ctypes
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from types import FrameType
 from typing import NoReturn
 
@@ -38,10 +40,29 @@ def interruptible() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def begin_worker() -> None:
-    """In a new process of a pool: leave Ctrl-C to the command, and end when it does."""
+@contextmanager
+def workers(count: int) -> Iterator[Executor]:
+    """So many forked processes, which end when this is left, whatever they are at.
+
+    Raises `ChildProcessError` where one of them dies while results are waited for.
+    """
+    before = active_children()
+    pool = ProcessPoolExecutor(count, get_context("fork"), _begin)
+    try:
+        yield pool
+    except BrokenExecutor:
+        raise ChildProcessError("a process was killed, perhaps for want of memory") from None
+    finally:
+        for process in active_children():
+            if process not in before:
+                process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """In a new worker: leave signals to the command, and end when that is gone."""
     for one in _ASKING:
-        signal.signal(one, signal.SIG_IGN if one == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(one, signal.SIG_IGN)
     end_with_parent()
 
 

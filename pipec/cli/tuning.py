@@ -145,6 +145,8 @@ def _searched(setting: Setting, placements: list[str], budget: Budget) -> State 
                 show(state)
     except KeyboardInterrupt:
         say("interrupted: what was found until now follows")
+    except ChildProcessError as error:
+        say(f"{error}: what was found until then follows")
     return state
 
 

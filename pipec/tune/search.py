@@ -8,17 +8,16 @@ are taken in that order. With a budget of time it depends on how far the search 
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import TimeoutError as Late
-from multiprocessing import get_context
 from typing import Any
 
 from pipec.findings import PipecError
 from pipec.language import read
 from pipec.library import only_schedule
 from pipec.order.schedule import bind
-from pipec.processes import begin_worker
+from pipec.processes import workers
 from pipec.tune.blocks import block_recipe, blocks
 from pipec.tune.front import front
 from pipec.tune.jobs import Climb, Compile, Improve, Job, Result, Screen, Solve, parts
@@ -65,10 +64,11 @@ def search(
     proofs: list[Proof] = []
     tried = 0
     processes = min(MOST_PROCESSES, os.cpu_count() or 1)
-    with get_context("fork").Pool(processes, begin_worker) as pool:
+    with workers(processes) as pool:
         for phase, jobs in _rounds(setting, placements, found):
-            results = pool.imap(partial(_run, setting), jobs)
-            for result in _in_time(results, end):
+            left = None if end is None else max(end - time.monotonic(), 0)
+            results = pool.map(partial(_run, setting), jobs, timeout=left)
+            for result in _in_time(results):
                 tried += result.count
                 found += [trial for trial in result.trials if trial.placement in placements]
                 proofs += result.proofs
@@ -80,13 +80,10 @@ def search(
                 return
 
 
-def _in_time(results: Any, end: float | None) -> Iterator[Result]:
+def _in_time(results: Iterator[Result]) -> Iterator[Result]:
     """Results as they come, until it is time: what is not ready then is given up."""
-    while True:
-        try:
-            yield results.next(None if end is None else max(end - time.monotonic(), 0))
-        except (StopIteration, Late):
-            return
+    with suppress(TimeoutError):
+        yield from results
 
 
 def _run(setting: Setting, job: Job) -> Result:

@@ -1,12 +1,14 @@
-"""Signals that ask a command to end: once, as `KeyboardInterrupt`, and none is lost or doubled."""
+"""How commands and their processes end: once, together, and whatever they are at."""
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from multiprocessing import active_children
 
 import pytest
 
-from pipec.processes import interruptible
+from pipec.processes import interruptible, workers
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -41,3 +43,18 @@ def test_what_was_ignored_stays_ignored() -> None:
     with interruptible():
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_workers_end_when_they_are_left() -> None:
+    """Whatever they are at, and signals to the whole group of processes leave them alone."""
+    before = active_children()
+    with workers(2) as pool:
+        assert list(pool.map(signal.getsignal, ENDING)) == [signal.SIG_IGN] * len(ENDING)
+        pool.submit(time.sleep, 600)
+    assert active_children() == before
+
+
+def test_a_worker_that_dies_is_told() -> None:
+    """Nobody waits for what it was at."""
+    with pytest.raises(ChildProcessError, match="memory"), workers(1) as pool:
+        list(pool.map(os._exit, [1]))
