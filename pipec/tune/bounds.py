@@ -92,6 +92,8 @@ class _Net:
 def _net(shop: Shop, most: Sequence[int]) -> _Net:
     lines = shop.lines.lines
     duration, work = list(shop.times.duration), list(shop.times.duration)
+    for line, pair in enumerate(shop.pair):
+        work[line] = duration[line] = min(duration[line], pair or duration[line])
     for back, weights in enumerate(shop.weights):
         if weights < 0:
             continue
