@@ -149,7 +149,12 @@ def _times(key: str, value: Any) -> PerStage:
 
 def _time(key: str, value: Any) -> Fraction:
     text = str(value)
-    if not _NUMBER.fullmatch(text) or Fraction(text) > LARGEST:
+    if _NUMBER.fullmatch(text) and Fraction(text) > LARGEST:
+        expected = f"at most {LARGEST:,}"
+        raise PipecError(
+            [Finding("usage", f"the cost of `{key}` is too large", None, expected, text)]
+        )
+    if not _NUMBER.fullmatch(text):
         expected = "a number of 0 or more, such as 1 or 0.25"
         expected += f", or `{SERIAL}`" if key == PAIR else ""
         raise PipecError(

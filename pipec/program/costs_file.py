@@ -6,7 +6,7 @@ docs/costs.md documents it. What is wrong with a file is said with its line.
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipec.program.memory import Memory
 from pipec.program.sizes import Stated, read_stated, settle
 from pipec.source import Source, Span
 
+SEND = "send"
 OPENED = ("F", "B", "W", "BW")
 """Kinds whose parts may be stated in a table: `[F]`, `mlp = 1`."""
 
@@ -48,7 +49,11 @@ def load_costs(path: str | os.PathLike[str]) -> CostsFile:
     except UnicodeDecodeError:
         finding = Finding("usage", f"{path} is not a costs file", None, "TOML in UTF-8", "bytes")
         raise PipecError([finding]) from None
-    return parse_costs(Source(str(path), content))
+    return parse_costs(Source(str(path), content.removeprefix(_MARK)))
+
+
+_MARK = "\ufeff"
+"""Some editors begin a file with this mark of UTF-8."""
 
 
 def parse_costs(source: Source) -> CostsFile:
@@ -62,6 +67,9 @@ def parse_costs(source: Source) -> CostsFile:
     return CostsFile(costs, memory)
 
 
+_NOWHERE = Span(0, 0)
+
+
 class _Findings:
     """What is wrong, each with its place in the file."""
 
@@ -70,13 +78,18 @@ class _Findings:
         self.all: list[Finding] = []
 
     def add(self, finding: Finding, key: str, table: str = "") -> None:
-        span = key_at(self._source.text, key, table)
+        text = self._source.text
+        span = key_at(text, key, table)
+        span = key_at(text, table) if table and span == _NOWHERE else span
         self.all.append(replace(finding, code="usage", span=span))
 
 
 def _table(source: Source) -> dict[str, Any]:
     """The keys and values of a file; numbers with a point stay texts, so that they are exact."""
-    text, is_json = source.text, source.name.endswith(".json") or source.text.startswith("{")
+    text, is_json = (
+        source.text,
+        source.name.endswith(".json") or source.text.lstrip().startswith("{"),
+    )
     try:
         table = (
             json.loads(text, parse_float=str)
@@ -112,16 +125,31 @@ def _costs(table: dict[str, Any], findings: _Findings) -> Costs:
         unit = ""
     costs = Costs(unit=unit)
     for key, value in table.items():
-        parts = value if key in OPENED and isinstance(value, dict) else None
-        stated = {key: value} if parts is None else {f"{key}.{name}": parts[name] for name in parts}
-        for one, time in stated.items():
-            try:
-                costs = costs.override(Costs.of({one: time}))
-            except PipecError as error:
-                for finding in error.findings:
-                    known = finding.hint or nearest(key, ("unit", "memory"))
-                    findings.add(replace(finding, hint=known), key)
+        for stated in _stated(key, value, findings):
+            costs = costs.override(stated)
     return costs
+
+
+def _stated(key: str, value: Any, findings: _Findings) -> Iterator[Costs]:
+    """What a key says; what is wrong in a table has the place of its own line."""
+
+    def read(times: dict[str, Any], name: str, table: str = "") -> Iterator[Costs]:
+        try:
+            yield Costs.of(times)
+        except PipecError as error:
+            for finding in error.findings:
+                known = finding.hint or nearest(key, ("unit", "memory"))
+                findings.add(replace(finding, hint=known), name, table)
+
+    if key in OPENED and isinstance(value, dict):
+        for name, time in value.items():
+            yield from read({f"{key}.{name}": time}, name, key)
+        return
+    if key == SEND and isinstance(value, dict):
+        lines = [[*read({key: {pair: time}}, pair, key)] for pair, time in value.items()]
+        if not all(lines):
+            return
+    yield from read({key: value}, key)
 
 
 def _memory(sizes: Any, findings: _Findings) -> Memory | None:

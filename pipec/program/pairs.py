@@ -40,8 +40,12 @@ def stated_pairs(value: Any) -> tuple[dict[Pair, Any], dict[str, Any]]:
         pairs = [
             (pair, time) for key, time in value.items() if key != REST for pair in _pairs(str(key))
         ]
-        if len(dict(pairs)) < len(pairs):
-            raise _wrong("the cost of a message is given twice", "each pair once", "the same twice")
+        named: set[Pair] = set()
+        for pair, _ in pairs:
+            if pair in named:
+                found = f"`{pair[0]}->{pair[1]}` again"
+                raise _wrong("the cost of a message is given twice", "each pair once", found)
+            named.add(pair)
         return dict(pairs), {key: time for key, time in value.items() if key == REST}
     for number, row in enumerate(value):
         if not isinstance(row, list | tuple) or len(row) != len(value):

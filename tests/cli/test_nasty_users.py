@@ -91,7 +91,7 @@ def test_names_in_every_spelling(name: str, known: str) -> None:
         ("verify 1f1b P=2 M=2 --cost F=-1", 2, "the cost of `F` is not a number"),
         ("verify 1f1b P=2 M=2 --cost F=nan", 2, "the cost of `F` is not a number"),
         ("verify 1f1b P=2 M=2 --cost F=1/0", 2, "the cost of `F` is not a number"),
-        ("verify 1f1b P=2 M=2 --cost F=1e99", 2, "the cost of `F` is not a number"),
+        ("verify 1f1b P=2 M=2 --cost F=1e99", 2, "the cost of `F` is too large"),
         ("verify 1f1b P=2 M=2 --cost F", 2, "--cost is given as K=V, not as 'F'"),
         ("verify 1f1b P=2 M=2 --cost F=1,,B=1", 2, "--cost is given as K=V, not as ''"),
         ("verify 1f1b P=2 M=2 --cost F=1,F=2", 2, "F is given twice"),

@@ -128,7 +128,7 @@ def test_every_mistake_has_its_line() -> None:
     error = raised.value
     assert error.source
     lines = [error.source.position(one.span.start)[0] for one in error.findings if one.span]
-    assert lines == [1, 3, 4, 5, 8, 12, 13, 14]
+    assert lines == [1, 3, 4, 5, 9, 12, 13, 14]
     assert all(one.code == "usage" and one.expected and one.found for one in error.findings)
 
 
@@ -143,7 +143,10 @@ def test_every_mistake_has_its_line() -> None:
         ("x.json", "[1]", 1),
         ("x.toml", "memory = 3", 1),
         ("x.toml", 'F = 1\n"F.dispatch!" = 2', 2),
-        ("x.toml", "F = 1\n[send]\n'0-1' = 2", 2),
+        ("x.toml", "F = 1\n[send]\n'0->1' = 2\n'0-1' = 2", 4),
+        ("x.toml", "F = 1\n[send]\nrest = 2\n'0->1' = -1", 4),
+        ("x.toml", "F = 1\nsend = {'0-1' = 2}", 2),
+        ("x.toml", "F = 1\n[send]\n'0<->1' = 2\n'1->0' = 2", 2),
     ],
 )
 def test_what_is_no_costs_file(name: str, text: str, line: int) -> None:
@@ -182,6 +185,12 @@ def test_any_text_is_costs_or_findings(name: str, text: str) -> None:
         assert (
             parse_costs(Source("x.toml", costs_text(file.costs, None, {}, ""))).costs == file.costs
         )
+
+
+def test_a_mark_of_utf_8_says_nothing(tmp_path: Path) -> None:
+    """As some editors write it before the first key."""
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbfF = 2\n")
+    assert pipec.load_costs(tmp_path / "x.toml").costs.time("F", 0) == 2
 
 
 def test_bytes_are_no_costs_file(tmp_path: Path) -> None:
