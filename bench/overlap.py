@@ -9,8 +9,8 @@ as much communication as compute. A rank has four layers a flow: `dualpipev` cut
     prediction   step time over the simulated makespan, in which the runtime costs nothing
     exposed      how much of the middle half of the step a rank waits for all-to-alls, mean
 
-    python bench/overlap.py                # all sizes, some eleven minutes a round
-    python bench/overlap.py --quick        # P=4, M=20 alone, one to two
+    python bench/overlap.py                # all sizes, up to fourteen minutes a round
+    python bench/overlap.py --quick        # P=4, M=20 alone, some two
     python bench/overlap.py --sizes 4x40 --unit 30 --rounds 3
 """
 
