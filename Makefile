@@ -10,7 +10,7 @@ demo: $(INSTALLED) ## compile, verify and train a language model with DualPipe o
 	$(BIN)/pipec run dualpipe P=4 M=8
 
 test: $(INSTALLED) ## the whole suite, on two cores
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) types ## style and types
 	$(BIN)/ruff format --check .
