@@ -16,10 +16,11 @@ from types import ModuleType
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 import pipec
 from pipec.examples import train_lm
-from pipec.runtime import Pipeline, Profile
+from pipec.runtime import Pipeline, PipelineError, Profile
 
 
 def main() -> None:
@@ -33,9 +34,7 @@ def main() -> None:
     plan = pipec.load_plan(args.plan)
     flows = plan.program.placement.flows
 
-    stages = {
-        stage: model.make_stage(stage, flows[0].stages).to(device) for stage in plan.stages(rank)
-    }
+    stages = {stage: made(model, stage, flows[0].stages).to(device) for stage in plan.stages(rank)}
     profile = Profile(device, args.skip)
     loss_fn = getattr(model, "loss_of", None)
     pipe = Pipeline(plan, stages, loss_fn=loss_fn, device=device, listeners=[profile])
@@ -66,6 +65,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def made(model: ModuleType, stage: int, stages: int) -> nn.Module:
+    """The module of a stage."""
+    module = model.make_stage(stage, stages)
+    if not isinstance(module, nn.Module):
+        sys.exit(f"{model.__file__}: make_stage returns an nn.Module, not {type(module).__name__}")
+    return module
+
+
 def loaded(path: str) -> ModuleType:
     """A Python file as a module; its folder can be imported from."""
     sys.path.insert(0, str(Path(path).absolute().parent))
@@ -81,4 +88,7 @@ def loaded(path: str) -> ModuleType:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipelineError as error:
+        sys.exit(str(error))

@@ -59,12 +59,7 @@ def profile_command(
     pipec profile zb1p P=4 M=8 -o costs.toml
     pipec profile zb1p P=4 M=8 --stages model.py
     """
-    if find_spec("torch") is None:
-        raise click.UsageError("profiling needs torch: pip install 'pipec[runtime]'")
-    if "RANK" in os.environ:
-        raise click.UsageError("under torchrun, give your own Pipeline a `Profile` as a listener")
-    if stages is not None and not Path(stages).is_file():
-        raise click.UsageError(f"there is no file {stages}")
+    _can_profile(stages)
     ready(output)
     # Costs that were measured before may be replaced: the output is `costs.toml` by itself.
     spare(output, {**options, "costs_file": None}, schedule=schedule, file_of_stages=stages)
@@ -84,3 +79,13 @@ def profile_command(
     screen.print(f"{title(compiled)}: steps timed: {steps}, skipped before: {skip}")
     screen.print(f"costs: {load_costs(output).costs}")
     screen.print(f"written to {output}")
+
+
+def _can_profile(stages: str | None) -> None:
+    """Raises `click.UsageError` where nothing could be started here."""
+    if find_spec("torch") is None:
+        raise click.UsageError("profiling needs torch: pip install 'pipec[runtime]'")
+    if "RANK" in os.environ:
+        raise click.UsageError("under torchrun, give your own Pipeline a `Profile` as a listener")
+    if stages is not None and not Path(stages).is_file():
+        raise click.UsageError(f"there is no file {stages}")

@@ -86,10 +86,8 @@ class _Findings:
 
 def _table(source: Source) -> dict[str, Any]:
     """The keys and values of a file; numbers with a point stay texts, so that they are exact."""
-    text, is_json = (
-        source.text,
-        source.name.endswith(".json") or source.text.lstrip().startswith("{"),
-    )
+    text = source.text
+    is_json = source.name.endswith(".json") or text.lstrip().startswith("{")
     try:
         table = (
             json.loads(text, parse_float=str)

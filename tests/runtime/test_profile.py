@@ -17,6 +17,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 import pipec
+from pipec.examples.profile_stages import loaded, made
 from pipec.program.effects import Kind
 from pipec.runtime import Pipeline, PipelineError, Point, Profile
 from pipec.view.findings import error_text
@@ -147,3 +148,15 @@ def test_a_profile_that_is_not_used_so(four: Ranks) -> None:
     for said in four.run(too_early, on=(0, 1)):
         assert "listens to no pipeline" in said[0] and "skips the first step" in said[1]
         assert "has timed no step" in said[2]
+
+
+def test_a_file_of_stages_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lacks is said in a line, without a traceback."""
+    monkeypatch.setattr("sys.path", [])
+    for text, said in [
+        ("make_stage = print", "has no function batch_of"),
+        ("batch_of = print\ndef make_stage(stage, stages): return 3", "an nn.Module, not int"),
+    ]:
+        (tmp_path / "own.py").write_text(text)
+        with pytest.raises(SystemExit, match=said):
+            made(loaded(str(tmp_path / "own.py")), 0, 2)
