@@ -53,7 +53,7 @@ def tune_command(sizes: tuple[str, ...], form: str, **options: Any) -> None:
     if state is None or not state.front:
         raise PipecError([_nothing(setting, state)])
     found = points(state.front, setting, state.proofs)
-    _write(found, state, options)
+    _write(setting, found, state, options)
     if form == "json":
         emit(_json(found, state))
         return
@@ -180,7 +180,7 @@ def _nothing(setting: Setting, state: State | None) -> Finding:
     return Finding("tune", message, None, limit, "nothing", hint)
 
 
-def _write(found: list[Point], state: State, options: dict[str, Any]) -> None:
+def _write(setting: Setting, found: list[Point], state: State, options: dict[str, Any]) -> None:
     """The plan, the text and the picture of what was found."""
     best = found[0]
     if options["output"]:
@@ -188,7 +188,8 @@ def _write(found: list[Point], state: State, options: dict[str, Any]) -> None:
     if options["text"]:
         replace_text(Path(options["text"]), _text(best))
     if options["svg"]:
-        replace_text(Path(options["svg"]), front_svg(found, state.trials, "pipec tune"))
+        title = f"The shortest schedules, P={setting.ranks} M={setting.microbatches}"
+        replace_text(Path(options["svg"]), front_svg(found, state.trials, title))
 
 
 def _text(point: Point) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import ceil, floor
 from string import ascii_lowercase
 
 from rich.table import Table
@@ -151,11 +152,24 @@ def _dot(x: float, y: float, size: float, style: str, hover: str) -> str:
 def _axes(frame: Frame, in_bytes: bool) -> list[str]:
     left, right, low, high = frame
     drawn = []
-    for step in ticks(high - low, 6):
-        y = _y(step / (high - low) if high > low else 0)
+    for mark in _round(low, high, 6):
+        y = _y(_place(frame, left, mark)[1])
         drawn.append(f'<line class="grid" x1="80" x2="680" y1="{y:.1f}" y2="{y:.1f}"/>')
-        drawn.append(word(74, y + 4, f"{low + step:g}", "faint small end"))
-    for step in ticks(right - left, 8):
-        x = _x(step / (right - left) if right > left else 0)
-        drawn.append(word(x, 390, amount_text(left + step, in_bytes), "faint small middle"))
+        drawn.append(word(74, y + 4, f"{mark:g}", "faint small end"))
+    for mark in _round(left, right, 8):
+        x = _x(_place(frame, mark, low)[0])
+        drawn.append(word(x, 390, amount_text(mark, in_bytes), "faint small middle"))
+    drawn.append(word(680, 408, "peak memory", "faint small end"))
+    drawn.append(word(74, 60, "makespan", "faint small end"))
     return drawn
+
+
+def _round(low: float, high: float, count: int) -> list[float]:
+    """About so many round numbers from `low` to `high`."""
+    known = list(ticks(high - low, count))
+    step = known[1] - known[0] if len(known) > 1 else 0
+    if not step:
+        return [low]
+    return [
+        number * step for number in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)
+    ]
