@@ -157,6 +157,7 @@ def build_text(
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
     memory = _settled(schedule.memory, settings.memory, source)
     _pairs_known(costs, schedule.placement)
+    _stages_exist(costs, memory, schedule.placement)
     schedule = replace(schedule, costs=costs, memory=memory)
     orders, layouts = [arrange(schedule, settings.budget)], schedule.layouts
     if settings.layers:
@@ -292,6 +293,7 @@ def _with(compiled: Compiled, settings: Settings) -> Compiled:
         raise PipecError([Finding("usage", message, None, expected, found)])
     _parts_exist(costs, program)
     _pairs_known(costs, program.placement)
+    _stages_exist(costs, memory, program.placement)
     return replace(compiled, program=program, costs=costs, memory=memory)
 
 
@@ -313,6 +315,17 @@ def _pairs_known(costs: Costs, placement: Placement) -> None:
     finding = None if rest else unknown_pair(costs.pairs, placement)
     if finding:
         raise PipecError([finding])
+
+
+def _stages_exist(costs: Costs, memory: Memory, placement: Placement) -> None:
+    """Raises `PipecError` for a list that goes on behind the last stage: it is of another cut."""
+    stages = int(placement.stages.max())
+    for key, amounts in (*costs.times.items(), *memory.sizes.items()):
+        if isinstance(amounts, tuple) and len(amounts) > stages:
+            message = f"there are {len(amounts)} amounts of `{key}` for {stages} stages"
+            expected, found = f"at most {stages}, one per stage", f"{len(amounts)}"
+            hint = "costs and sizes belong to one way of cutting the model into stages"
+            raise PipecError([Finding("usage", message, None, expected, found, hint)])
 
 
 def _entries_exist(

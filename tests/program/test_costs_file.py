@@ -103,6 +103,16 @@ def test_compiling_with_a_file(tmp_path: Path) -> None:
         pipec.compile("1f1b", P=2, M=2, costs=str(path), memory_limit="2GB")
 
 
+@pytest.mark.parametrize("text", ["F = [1, 2, 3]", "[memory]\nactivation = ['1GB', '1GB', '2GB']"])
+def test_a_file_for_more_stages_is_refused(tmp_path: Path, text: str) -> None:
+    """It is of another cut of the model; the same file fits a schedule with as many stages."""
+    path = tmp_path / "costs.toml"
+    path.write_text(text)
+    with pytest.raises(PipecError, match="for 2 stages"):
+        pipec.compile("1f1b", P=2, M=2, costs=path)
+    assert pipec.compile("zbv", P=2, M=4, costs=path).program.ranks == 2
+
+
 WRONG = """unit = "hours"
 F = 1
 G = 2
