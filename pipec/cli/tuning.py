@@ -17,6 +17,8 @@ from pipec.processes import interruptible
 from pipec.program.costs import Costs
 from pipec.program.listing import listing
 from pipec.program.memory import Memory
+from pipec.program.pairs import unknown_pair
+from pipec.program.placement import Flow, Placement
 from pipec.tune.points import Point, points
 from pipec.tune.recipe import PLACEMENTS, Trial
 from pipec.tune.search import Budget, State, search
@@ -32,8 +34,20 @@ DEFAULT_SECONDS = 60.0
 @click.option("--cut", type=click.IntRange(1, 2**15), help="Pieces that costs are stated for.")
 @click.option("--time", "seconds", metavar="S", help="Seconds to search, e.g. 60s; 60 if left out.")
 @click.option("--candidates", type=click.IntRange(1), help="Stop after so many candidates.")
-@click.option("--placements", default=",".join(PLACEMENTS), show_default=True, metavar="A,B,...")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option(
+    "--placements",
+    default=",".join(PLACEMENTS),
+    show_default=True,
+    metavar="A,B,...",
+    help="How stages may lie on ranks.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="Which random choices are made.",
+)
 @click.option("-o", "--output", metavar="PLAN", help="Where to write the plan of the shortest.")
 @click.option("--text", metavar="FILE", help="Where to write its text, or its listing.")
 @click.option("--svg", metavar="FILE", help="Where to draw the front.")
@@ -76,7 +90,7 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
         raise click.UsageError(
             f"chunks are not opened here, so {parts[0]!r} is the cost of nothing"
         )
-    return Setting(
+    setting = Setting(
         given["P"],
         given["M"],
         chosen.costs or Costs(),
@@ -85,6 +99,24 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
         options["cut"] or 0,
         options["seed"],
     )
+    _check_amounts(setting)
+    return setting
+
+
+def _check_amounts(setting: Setting) -> None:
+    """Refuse amounts of more pieces than there are, and messages without a cost."""
+    for key, amounts in (*setting.costs.times.items(), *setting.memory.sizes.items()):
+        if isinstance(amounts, tuple) and len(amounts) > setting.pieces:
+            count = len(amounts)
+            raise click.UsageError(
+                f"{key} is stated for {count} pieces, and there are {setting.pieces}: "
+                f"say `--cut {count}` if the model has {count} equal pieces"
+            )
+    pairs = {} if "send" in setting.costs.times else setting.costs.pairs
+    linear = Flow("main", setting.microbatches, tuple(range(setting.ranks)))
+    missing = pairs and unknown_pair(pairs, Placement(setting.ranks, (linear,)))
+    if missing:
+        raise PipecError([missing])
 
 
 _LARGEST = 16_384
@@ -176,7 +208,7 @@ def _nothing(setting: Setting, state: State | None) -> Finding:
     message = "no schedule was found that can be certified here"
     hint = "raise the limit or allow more placements" if setting.limit else "allow more placements"
     if state is None:
-        message, hint = "the search ended before it had tried a schedule", "give it more time"
+        message, hint = "no schedule was tried", "give it more time or allow more placements"
     return Finding("tune", message, None, limit, "nothing", hint)
 
 

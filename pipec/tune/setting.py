@@ -49,20 +49,18 @@ class Setting:
 
     def costs_of(self, stages: int) -> Costs:
         """The times of a model that is cut into so many stages."""
-        stated = {key: self.costs.times[key] for key in self.costs.times if key not in TIMES}
+        known = self.costs.times
+        stated = {key: self._firsts(known[key], stages) for key in known if key not in TIMES}
         for key in TIMES:
-            if key in self.costs.times or key in TIMES[:3]:
+            if key in known or key in TIMES[:3]:
                 stated[key] = self._shares(partial(self.costs.time, key), stages)
-        if isinstance(self.costs.times.get("send"), tuple):
-            width = Fraction(self.pieces, stages)
-            whose = (int(stage * width) for stage in range(stages))
-            stated["send"] = tuple(self.costs.time("send", piece) for piece in whose)
         return replace(self.costs, times=stated)
 
     def memory_of(self, stages: int) -> Memory:
         """The sizes of a model that is cut into so many stages."""
         known = self.memory
-        stated = {key: size for key, size in known.sizes.items() if key not in SIZES}
+        sizes = known.sizes.items()
+        stated = {key: self._firsts(size, stages) for key, size in sizes if key not in SIZES}
         for key in SIZES:
             if key in known.sizes or (key == "activation" and not known.in_bytes):
                 stated[key] = self._shares(partial(known.size, key), stages)
@@ -71,6 +69,13 @@ class Setting:
     def settings(self, stages: int) -> Settings:
         """What the compiler is told for a placement with so many stages."""
         return Settings(self.costs_of(stages), self.memory_of(stages), self.channels, BUDGET)
+
+    def _firsts(self, amounts: PerStage, stages: int) -> PerStage:
+        """Per stage the amount of its first piece: what belongs to a boundary is not shared."""
+        if not isinstance(amounts, tuple):
+            return amounts
+        firsts = (int(stage * Fraction(self.pieces, stages)) for stage in range(stages))
+        return tuple(amounts[min(piece, len(amounts) - 1)] for piece in firsts)
 
     def _shares(self, of: Callable[[int], Fraction], stages: int) -> PerStage:
         """Per stage the sum over its share of every piece; one number where all are equal."""

@@ -80,6 +80,14 @@ def test_costs_are_shared_among_stages() -> None:
     assert setting.memory_of(8).size("activation", 0) == Fraction(1, 2)
 
 
+def test_what_belongs_to_a_boundary_is_not_shared() -> None:
+    """A stage of two pieces gets the message of its first; one of half a piece all of it."""
+    sizes = Memory.of({"message": [1, 2, 3, 4]})
+    setting = Setting(2, 4, Costs.of({"send": [1, 2, 3, 4]}), sizes, cut=4)
+    assert setting.costs_of(2).times["send"] == setting.memory_of(2).sizes["message"] == (1, 3)
+    assert setting.costs_of(8).times["send"] == (1, 1, 2, 2, 3, 3, 4, 4)
+
+
 def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     """The plan is the shortest schedule; the picture and the text are written beside it."""
     plan, text, picture = tmp_path / "b.plan", tmp_path / "b.txt", tmp_path / "b.svg"
@@ -96,14 +104,21 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     [
         (["P=2"], 2, "say how many ranks and microbatches"),
         (["P=2", "M=4", "v=2"], 2, "a search has no size 'v'"),
+        (["P=2", "M=4", "--costs", "long.toml"], 2, "say `--cut 3`"),
+        (["P=4", "M=4", "--costs", "pair.toml"], 2, "from rank 1 to rank 2"),
         (["P=2", "M=4", "--time", "soon"], 2, "--time is given as 60s"),
         (["P=2", "M=4", "--placements", "w"], 2, "there is no placement 'w'"),
         (["P=2", "M=4", "--candidates", "9", "--memory-limit", "0.1"], 1, "no schedule was found"),
         (["P=2", "M=4", "--time", "1e-9"], 1, "give it more time"),
     ],
 )
-def test_mistakes_are_told(words: list[str], status: int, said: str) -> None:
+def test_mistakes_are_told(
+    words: list[str], status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wrong command and an impossible limit are findings, not tracebacks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long.toml").write_text("[memory]\nmessage = [1, 2, 3]")
+    (tmp_path / "pair.toml").write_text("[send]\n'0<->1' = 1")
     result = CliRunner().invoke(main, ["tune", *words])
     assert result.exit_code == status
     assert said in result.output
