@@ -177,12 +177,12 @@ def test_a_signal_ends_the_search_and_loses_nothing(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("pipec.cli.tuning.search", asked_to_end)
-    plan = tmp_path / "best.plan"
+    plan, before = tmp_path / "best.plan", multiprocessing.active_children()
     result = CliRunner().invoke(main, ["tune", "P=2", "M=2", "-o", str(plan)])
     assert result.exit_code == 0, result.output
     assert "interrupted: what was found until now follows" in result.stderr
     assert "every line is certified" in result.stdout and load_plan(plan).certificate["ok"]
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 def test_an_interrupt_loses_nothing(monkeypatch: pytest.MonkeyPatch, found: State) -> None:
