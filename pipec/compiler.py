@@ -23,9 +23,10 @@ from pipec.lower.units import natural, overlapped
 from pipec.lower.weave import assumed, weaving
 from pipec.order.arrange import arrange
 from pipec.order.expand import BUDGET
-from pipec.order.schedule import bind
+from pipec.order.schedule import Schedule, bind
 from pipec.program.costs import Costs
 from pipec.program.costs_file import CostsFile, load_costs
+from pipec.program.cut import cut_costs, cut_memory, longest
 from pipec.program.graph import Channels
 from pipec.program.memory import Limit, Memory, with_limit
 from pipec.program.pairs import unknown_pair
@@ -56,6 +57,8 @@ class Settings:
     """How many operations the parts of opened chunks may be issued of in turn: with 1 those of an
     OVERLAP, and of a BW its own W; with 0 one runs after the other.
     """
+    cut: int = 0
+    """The equal pieces of the model that costs and sizes are stated for; 0: one per stage."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def compile(
     grouped: bool = False,
     layers: str | None = None,
     neighbours: int = 1,
+    cut: int = 0,
     **parameters: int | bool,
 ) -> Plan:
     """Compile and verify a library schedule or a `.pipe` file: `compile("dualpipe", P=4, M=8)`.
@@ -93,6 +97,7 @@ def compile(
     costs: times, or a costs file (read, or its name), whose sizes `memory` overrides.
     layers: the parts of every chunk, such as `"4 x attention dispatch mlp combine"`.
     neighbours: how many operations of a rank may be interleaved part by part (see `Settings`).
+    cut: the equal pieces of the model that costs and sizes are for; left out: one per stage.
     Raises `PipecError` with the findings if anything is wrong with the text or the program.
     """
     limit = None if memory_limit is None else Limit.of(memory_limit)
@@ -106,6 +111,7 @@ def compile(
         grouped=grouped,
         layers=opened,
         neighbours=neighbours,
+        cut=cut,
     )
     compiled = build(os.fspath(schedule), parameters, settings)
     certificate = certify(compiled, settings)
@@ -154,10 +160,11 @@ def build_text(
 ) -> Compiled:
     """The program of a text, called `name` or what the text calls it. Raises `PipecError`."""
     schedule = bind(only_schedule(read(source), source), parameters, source)
+    settings = _in_stages(settings, schedule, schedule.placement, bool(schedule.layouts))
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
     memory = _settled(schedule.memory, settings.memory, source)
     _pairs_known(costs, schedule.placement)
-    _stages_exist(costs, memory, schedule.placement)
+    _at_most(costs, memory, int(schedule.placement.stages.max()), "stage")
     schedule = replace(schedule, costs=costs, memory=memory)
     orders, layouts = [arrange(schedule, settings.budget)], schedule.layouts
     if settings.layers:
@@ -284,6 +291,8 @@ def _no_parameters(parameters: Mapping[str, int | bool], what: str) -> None:
 
 def _with(compiled: Compiled, settings: Settings) -> Compiled:
     """A compiled program with the caller's costs, sizes and limit in place of its own."""
+    placement = compiled.program.placement
+    settings = _in_stages(settings, compiled, placement, bool(placement.layouts))
     costs = compiled.costs.override(settings.costs) if settings.costs else compiled.costs
     memory = _settled(compiled.memory, settings.memory, compiled.source)
     program = with_launches(compiled.program) if settings.grouped else compiled.program
@@ -293,8 +302,32 @@ def _with(compiled: Compiled, settings: Settings) -> Compiled:
         raise PipecError([Finding("usage", message, None, expected, found)])
     _parts_exist(costs, program)
     _pairs_known(costs, program.placement)
-    _stages_exist(costs, memory, program.placement)
+    _at_most(costs, memory, int(program.placement.stages.max()), "stage")
     return replace(compiled, program=program, costs=costs, memory=memory)
+
+
+def _in_stages(
+    settings: Settings, own: Schedule | Compiled, placement: Placement, opened: bool
+) -> Settings:
+    """Settings for the model in pieces -> for these stages, which take their shares.
+
+    What the caller leaves open stays as the text or the plan has it. Raises `PipecError`.
+    """
+    if not settings.cut:
+        return settings
+    costs, memory = settings.costs or Costs(), settings.memory or Memory()
+    if opened or settings.layers or any("." in key for key in costs.times):
+        message, found = "opened chunks have no share of a piece", f"`cut` {settings.cut}"
+        hint = "state the costs of the chunks, without `cut`"
+        raise PipecError([Finding("usage", message, None, "chunks without parts", found, hint)])
+    _at_most(costs, memory, settings.cut, "piece")
+    stages = int(placement.stages.max())
+    return replace(
+        settings,
+        costs=cut_costs(costs, settings.cut, stages, own.costs),
+        memory=cut_memory(memory, settings.cut, stages, own.memory),
+        cut=0,
+    )
 
 
 def _parts_exist(costs: Costs, program: Program) -> None:
@@ -317,15 +350,14 @@ def _pairs_known(costs: Costs, placement: Placement) -> None:
         raise PipecError([finding])
 
 
-def _stages_exist(costs: Costs, memory: Memory, placement: Placement) -> None:
+def _at_most(costs: Costs, memory: Memory, count: int, what: str) -> None:
     """Raises `PipecError` for a list that goes on behind the last stage: it is of another cut."""
-    stages = int(placement.stages.max())
-    for key, amounts in (*costs.times.items(), *memory.sizes.items()):
-        if isinstance(amounts, tuple) and len(amounts) > stages:
-            message = f"there are {len(amounts)} amounts of `{key}` for {stages} stages"
-            expected, found = f"at most {stages}, one per stage", f"{len(amounts)}"
-            hint = "costs and sizes belong to one way of cutting the model into stages"
-            raise PipecError([Finding("usage", message, None, expected, found, hint)])
+    key, amounts = longest(costs, memory)
+    if amounts > count:
+        message = f"there are {amounts} amounts of `{key}` for {count} {what}{'s' * (count > 1)}"
+        expected, found = f"at most {count}, one per {what}", f"{amounts}"
+        hint = f"`cut` {amounts} shares them among stages, if the model has {amounts} equal pieces"
+        raise PipecError([Finding("usage", message, None, expected, found, hint)])
 
 
 def _entries_exist(

@@ -15,7 +15,9 @@ from pipec.compiler import Settings, build, certify, takes
 from pipec.findings import Finding, PipecError
 from pipec.library import entries
 from pipec.program.costs import Costs
+from pipec.program.cut import longest
 from pipec.program.effects import Kind
+from pipec.program.memory import Memory
 from pipec.source import Source
 from pipec.verify.json import finding_json
 from pipec.view.findings import error_text, findings_text
@@ -43,6 +45,7 @@ def list_command(words: tuple[str, ...], form: str, **options: Any) -> None:
         given = _share([entry.name for entry in entries()], sizes)
         with patience("compiling and verifying"):
             results = [_result(name, given[name], chosen) for name in given]
+        results = _of_one_cut(results, chosen)
         at_size = {one.name: one for one in results if isinstance(one, Compared)}
     if form == "json":
         emit([entry_json(entry, at_size.get(entry.name)) for entry in entries()])
@@ -81,6 +84,7 @@ def compare_command(
             for name in names
             for number, one in chosen.items()
         ]
+    results = _of_one_cut(results, next(iter(chosen.values())))
     if len(chosen) == 1:
         results = [replace(one, neighbours=None) for one in results]
     rows = [result for result in results if isinstance(result, Compared)]
@@ -146,7 +150,32 @@ def _result(name: str, sizes: Mapping[str, int | bool], chosen: Settings) -> Com
         max(len(placement.held(rank)) for rank in range(placement.ranks)),
         int((compiled.program.kind == Kind.SEND).sum()),
         certificate.costs,
+        cut=chosen.cut,
     )
+
+
+def _of_one_cut(results: list[Compared | _LeftOut], chosen: Settings) -> list[Compared | _LeftOut]:
+    """Without those that a list of costs is too short for, where schedules differ in stages.
+
+    The last amount would hold for all stages behind it: for half a stage as for a whole one.
+    """
+    key, count = longest(chosen.costs or Costs(), chosen.memory or Memory())
+    several = len({one.stages for one in results if isinstance(one, Compared)}) > 1
+    if chosen.cut or not count or not several:
+        return results
+    return [
+        _too_short(one, key, count) if isinstance(one, Compared) and one.stages > count else one
+        for one in results
+    ]
+
+
+def _too_short(one: Compared, key: str, count: int) -> _LeftOut:
+    message = f"there are {count} amounts of `{key}` for {one.stages} stages"
+    expected = "schedules of as many stages as amounts are stated for"
+    hint = f"say `--cut {count}` if the model has {count} equal pieces: stages take their shares"
+    error = PipecError([Finding("usage", message, None, expected, f"{one.stages}", hint)])
+    left = _LeftOut(one.name, tuple(error.findings), None, error_text(error), status_of(error))
+    return replace(left, neighbours=one.neighbours)
 
 
 def _json(result: Compared | _LeftOut) -> dict[str, Any]:

@@ -100,6 +100,11 @@ _MEMORY = (
 _GROUPED = click.option(
     "--grouped", is_flag=True, help="Issue the two sides of an exchange in one launch."
 )
+_CUT = click.option(
+    "--cut",
+    type=click.IntRange(1, 2**15),
+    help="Equal pieces of the model that costs and sizes are stated for; stages take their shares.",
+)
 _BUDGET = click.option(
     "--budget",
     type=click.IntRange(1),
@@ -121,7 +126,7 @@ def comparing(command: Command) -> Command:
 
 def _compiling(command: Command, neighbours: Callable[[Command], Command]) -> Command:
     opening = (_GROUPED, _LAYERS, neighbours)
-    return _with(command, (*_COSTS, *_CHANNELS, *opening, *_MEMORY, _BUDGET))
+    return _with(command, (*_COSTS, *_CHANNELS, *opening, *_MEMORY, _CUT, _BUDGET))
 
 
 def stating(command: Command) -> Command:
@@ -153,6 +158,7 @@ def settings(options: dict[str, Any]) -> Settings:
         options["grouped"],
         layers,
         options["neighbours"],
+        options["cut"] or 0,
     )
 
 

@@ -15,6 +15,7 @@ from pipec.files import replace_text
 from pipec.findings import Finding, PipecError
 from pipec.processes import interruptible
 from pipec.program.costs import Costs
+from pipec.program.cut import longest
 from pipec.program.listing import listing
 from pipec.program.memory import Memory
 from pipec.program.pairs import unknown_pair
@@ -105,13 +106,12 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
 
 def _check_amounts(setting: Setting) -> None:
     """Refuse amounts of more pieces than there are, and messages without a cost."""
-    for key, amounts in (*setting.costs.times.items(), *setting.memory.sizes.items()):
-        if isinstance(amounts, tuple) and len(amounts) > setting.pieces:
-            count = len(amounts)
-            raise click.UsageError(
-                f"{key} is stated for {count} pieces, and there are {setting.pieces}: "
-                f"say `--cut {count}` if the model has {count} equal pieces"
-            )
+    key, count = longest(setting.costs, setting.memory)
+    if count > setting.pieces:
+        raise click.UsageError(
+            f"{key} is stated for {count} pieces, and there are {setting.pieces}: "
+            f"say `--cut {count}` if the model has {count} equal pieces"
+        )
     pairs = {} if "send" in setting.costs.times else setting.costs.pairs
     linear = Flow("main", setting.microbatches, tuple(range(setting.ranks)))
     missing = pairs and unknown_pair(pairs, Placement(setting.ranks, (linear,)))
@@ -121,7 +121,7 @@ def _check_amounts(setting: Setting) -> None:
 
 _LARGEST = 16_384
 
-_NOT_SAID = {"layers": None, "neighbours": 1, "grouped": False, "budget": 10**7}
+_NOT_SAID = {"layers": None, "neighbours": 1, "grouped": False, "budget": 10**7, "cut": None}
 
 
 def _checked(memory: Memory) -> Memory:

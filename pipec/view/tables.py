@@ -106,6 +106,8 @@ class Compared:
     costs: str
     neighbours: int | None = None
     """How many were interleaved, where several such numbers are compared."""
+    cut: int = 0
+    """The pieces that costs are stated for: figures are those of one model, however it is cut."""
 
     @property
     def label(self) -> str:
@@ -115,7 +117,7 @@ class Compared:
     @property
     def scale(self) -> float:
         """The size of a stage in P-ths of the model: what figures in stages are scaled by."""
-        return self.ranks / self.stages
+        return 1.0 if self.cut else self.ranks / self.stages
 
     @property
     def parameters(self) -> float:
