@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from typing import Any
 
 SUFFIXES = {
     "B": 1,
@@ -43,3 +44,10 @@ def amount_text(amount: float | Fraction, in_bytes: bool, of: float | Fraction =
     scale, unit = next(pair for pair in _SCALES if largest >= pair[0] or pair[0] == 1)
     number = f"{float(amount) / scale:.4g}"
     return number if of else f"{number} {unit}"
+
+
+def written(value: Any) -> str:
+    """A value as text; of an integer that is larger than any amount only how long it is."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length():,} bits"
+    return str(value)

@@ -14,6 +14,7 @@ from pipec.compiler import Settings, layers_of
 from pipec.order.expand import BUDGET
 from pipec.program.costs import Costs
 from pipec.program.costs_file import load_costs
+from pipec.program.costs_where import said
 from pipec.program.graph import TOPOLOGIES, Channels
 from pipec.program.memory import Limit, Memory, with_limit
 
@@ -249,7 +250,7 @@ def _table(path: Path, what: str, example: str) -> dict[str, Any]:
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{path} is not {what}: {error}") from None
+        raise click.UsageError(f"{path} is not {what}: {said(error)}") from None
     if not isinstance(table, dict):
         raise click.UsageError(f"{path} is not {what}: expected keys such as {example}")
     return table

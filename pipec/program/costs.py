@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.amounts import written
 from pipec.findings import Finding, PipecError, listed, nearest
 from pipec.program.effects import COMPUTE, EFFECTS, EXPERTS, Kind
 from pipec.program.pairs import REST, Pair, Pairs, by_pair, put_pairs, stated_pairs
@@ -148,8 +149,9 @@ def _times(key: str, value: Any) -> PerStage:
 
 
 def _time(key: str, value: Any) -> Fraction:
-    text = str(value)
-    if _NUMBER.fullmatch(text) and Fraction(text) > LARGEST:
+    text = written(value)
+    number = value if isinstance(value, int) else _NUMBER.fullmatch(text) and Fraction(text)
+    if number and number > LARGEST:
         expected = f"at most {LARGEST:,}"
         raise PipecError(
             [Finding("usage", f"the cost of `{key}` is too large", None, expected, text)]

@@ -7,6 +7,8 @@ from pipec.source import Span
 
 _HEADER = re.compile(r"\s*\[+\s*([^\]]*?)\s*\]+\s*(#.*)?")
 _AT = re.compile(r"\(at (?:line (\d+), column (\d+)|end of document)\)")
+_LONG = re.compile(r"\d[\d_]{1000,}", re.ASCII)
+"""An integer that Python may refuse to read."""
 
 
 def key_at(text: str, key: str, table: str = "") -> Span:
@@ -36,9 +38,16 @@ def broken_at(text: str, error: Exception) -> tuple[Span, str]:
         return Span(error.pos, error.pos + 1), error.msg
     if isinstance(error, RecursionError):
         return Span(0, 1), "it is nested too deeply"
+    if (long := _LONG.search(text)) and said(error) != str(error):
+        return Span(long.start(), long.end()), said(error)
     place, message = _AT.search(str(error)), _AT.sub("", str(error)).strip()
     if not place or not place[1]:
         return Span(len(text.rstrip()), len(text.rstrip()) + 1), message
     before = text.split("\n")[: int(place[1]) - 1]
     at = sum(len(line) + 1 for line in before) + int(place[2]) - 1
     return Span(at, at + 1), message
+
+
+def said(error: Exception) -> str:
+    """What a reader says; of integers that Python does not read, in words about the file."""
+    return "a number has too many digits" if "int_max_str_digits" in str(error) else str(error)

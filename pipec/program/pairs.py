@@ -36,6 +36,9 @@ def stated_pairs(value: Any) -> tuple[dict[Pair, Any], dict[str, Any]]:
 
     Raises `PipecError` where it is neither.
     """
+    if len(value) < (1 if isinstance(value, Mapping) else 2):
+        expected = "a matrix of 2 or more ranks, or a table with pairs or `rest`"
+        raise _wrong("the cost of `send` names no two ranks", expected, str(value))
     if isinstance(value, Mapping):
         pairs = [
             (pair, time) for key, time in value.items() if key != REST for pair in _pairs(str(key))

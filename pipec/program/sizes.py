@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from pipec.amounts import parse_amount
+from pipec.amounts import parse_amount, written
 from pipec.findings import Finding, PipecError, listed, nearest
 from pipec.program.costs import PerStage
 from pipec.program.effects import Value
@@ -176,7 +176,7 @@ def read_stated(key: str, value: Any) -> Stated:
 
 
 def _amount(key: str, value: Any) -> tuple[Fraction, bool]:
-    text = str(value).strip()
+    text = written(value).strip()
     sign = -1 if text.startswith("-") and key in CHANGES else 1
     amount = parse_amount(text[1:] if sign < 0 else text)
     if amount is None or isinstance(value, bool):

@@ -157,6 +157,12 @@ def test_every_mistake_has_its_line() -> None:
         ("x.toml", "F = 1\n[send]\nrest = 2\n'0->1' = -1", 4),
         ("x.toml", "F = 1\nsend = {'0-1' = 2}", 2),
         ("x.toml", "F = 1\n[send]\n'0<->1' = 2\n'1->0' = 2", 2),
+        ("x.toml", "F = 1\nsend = [[0]]", 2),
+        ("x.toml", "F = 1\n[send]\n", 2),
+        ("x.toml", f"F = 1\nB = {'1' * 5000}", 2),
+        ("x.json", f'{{"F": 1,\n"B": {"1" * 5000}}}', 2),
+        ("x.toml", f"F = 1\nB = 0x{'f' * 5000}", 2),
+        ("x.toml", f"[memory]\nstash = 0x{'f' * 5000}", 2),
     ],
 )
 def test_what_is_no_costs_file(name: str, text: str, line: int) -> None:
@@ -167,6 +173,7 @@ def test_what_is_no_costs_file(name: str, text: str, line: int) -> None:
     assert finding.span and raised.value.source
     assert raised.value.source.position(finding.span.start)[0] == line
     assert f"{name}:{line}:" in str(error_text(raised.value))
+    assert "sys." not in str(error_text(raised.value))
 
 
 PIECES = st.sampled_from(
