@@ -41,6 +41,27 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Inside, signals that ask to end change nothing, but where it is `interruptible` again.
+
+    Only the main thread may enter.
+    """
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        """Not `SIG_IGN`, which `interruptible` would leave alone."""
+
+    before = {one: signal.getsignal(one) for one in _ASKING}
+    before = {one: kept for one, kept in before.items() if kept not in (signal.SIG_IGN, None)}
+    try:
+        for one in before:
+            signal.signal(one, wait)
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@contextmanager
 def workers(count: int) -> Iterator[Executor]:
     """So many forked processes, which end when this is left, whatever they are at.
 

@@ -13,7 +13,7 @@ from pipec.cli.output import console, emit, figures, say
 from pipec.compiler import plan_of
 from pipec.files import replace_text
 from pipec.findings import Finding, PipecError
-from pipec.processes import interruptible
+from pipec.processes import interruptible, uninterrupted
 from pipec.program.costs import Costs
 from pipec.program.cut import longest
 from pipec.program.listing import listing
@@ -64,15 +64,16 @@ def tune_command(sizes: tuple[str, ...], form: str, **options: Any) -> None:
     placements = _placements(options["placements"])
     budget = Budget(options["candidates"], _seconds(options))
     _check_outputs(options)
-    state = _searched(setting, placements, budget)
-    if state is None or not state.front:
-        raise PipecError([_nothing(setting, state)])
-    found = points(state.front, setting, state.proofs)
-    _write(setting, found, state, options)
-    if form == "json":
-        emit(_json(found, state))
-        return
-    _print(found, state, setting, options)
+    with uninterrupted():
+        state = _searched(setting, placements, budget)
+        if state is None or not state.front:
+            raise PipecError([_nothing(setting, state)])
+        found = points(state.front, setting, state.proofs)
+        _write(setting, found, state, options)
+        if form == "json":
+            emit(_json(found, state))
+            return
+        _print(found, state, setting, options)
 
 
 def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:

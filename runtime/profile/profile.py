@@ -99,12 +99,25 @@ class Profile:
     def save(
         self, path: str | os.PathLike[str], optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        """Measure, and let rank 0 write the costs file, with how far times spread as comments."""
+        """Measure, and let rank 0 write the costs file, with how far times spread as comments.
+
+        Where rank 0 cannot write, it raises `OSError`, and the others `PipelineError`.
+        """
         found = summary(self._plan, self._gathered(optimizer))
         inside = self._known()
-        if inside.rank == 0:
-            found.file.save(path, found.notes, HEAD.format(plan=inside.plan.name, steps=self.steps))
-        dist.barrier(inside.group)
+        failed: OSError | None = None
+        head = HEAD.format(plan=inside.plan.name, steps=self.steps)
+        try:
+            if inside.rank == 0:
+                found.file.save(path, found.notes, head)
+        except OSError as error:
+            failed = error
+        every: list[Any] = [None] * inside.plan.ranks
+        dist.all_gather_object(every, failed and str(failed), group=inside.group)
+        if failed:
+            raise failed
+        if every[0]:
+            raise PipelineError("rank 0 cannot write the costs file", found=every[0])
 
     # --- inside -----------------------------------------------------------------------------------
 

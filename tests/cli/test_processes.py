@@ -8,7 +8,7 @@ from multiprocessing import active_children
 
 import pytest
 
-from pipec.processes import interruptible, workers
+from pipec.processes import interruptible, uninterrupted, workers
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -34,6 +34,18 @@ def test_the_first_one_interrupts_and_more_change_nothing(asked: signal.Signals)
                 os.kill(os.getpid(), again)
             cleaned.append(asked)
     assert cleaned == [asked]
+    assert [signal.getsignal(one) for one in ENDING] == before
+
+
+@pytest.mark.parametrize("asked", ENDING)
+def test_what_is_not_to_be_interrupted_is_not(asked: signal.Signals) -> None:
+    """But for what is interruptible inside it; behind it everything is as it was."""
+    before = [signal.getsignal(one) for one in ENDING]
+    with uninterrupted():
+        os.kill(os.getpid(), asked)
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            os.kill(os.getpid(), asked)
+        os.kill(os.getpid(), asked)
     assert [signal.getsignal(one) for one in ENDING] == before
 
 

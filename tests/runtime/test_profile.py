@@ -124,6 +124,26 @@ def test_what_was_not_measured_is_said(four: Ranks, tmp_path: Path) -> None:
     assert file.memory and "stash" not in file.memory.sizes
 
 
+def unwritten(rank: int, group: ProcessGroup) -> str:
+    plan = compiled("1f1b", 2, 2)
+    profile, stages = Profile(skip=1), {number: stage() for number in plan.stages(rank)}
+    arguments: dict[str, Any] = {"loss_fn": functional.mse_loss, "group": group, "timeout": 20}
+    pipe = Pipeline(plan, stages, listeners=[profile], **arguments)
+    for _ in range(2):
+        pipe.step(*torch.randn(2, 2 * ROWS, WIDTH))
+    with pytest.raises((OSError, PipelineError)) as raised:
+        profile.save("/nowhere/costs.toml")
+    pipe.close()
+    return f"{raised.type.__name__}: {raised.value}"
+
+
+def test_what_cannot_be_written_is_told_on_all_ranks(four: Ranks) -> None:
+    """Nobody waits for rank 0: it says why, and the others say that it was rank 0."""
+    first, other = four.run(unwritten, on=(0, 1))
+    assert first.startswith("FileNotFoundError") and "/nowhere/costs.toml" in first
+    assert other.startswith("PipelineError") and "rank 0 cannot write" in other
+
+
 def too_early(rank: int, group: ProcessGroup) -> list[str]:
     plan = compiled("1f1b", 2, 2)
     profile, said = Profile(), []

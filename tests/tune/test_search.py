@@ -17,7 +17,7 @@ from pipec.program.costs import Costs
 from pipec.program.memory import Limit, Memory
 from pipec.program.plan import load_plan
 from pipec.tune.blocks import block_recipe, blocks
-from pipec.tune.points import points
+from pipec.tune.points import Point, points
 from pipec.tune.recipe import PLACEMENTS, tried
 from pipec.tune.search import Budget, State, search
 from pipec.tune.setting import Setting
@@ -186,13 +186,20 @@ def test_a_signal_ends_the_search_and_loses_nothing(
 
 
 def test_an_interrupt_loses_nothing(monkeypatch: pytest.MonkeyPatch, found: State) -> None:
-    """Ctrl-C ends the search, and what was found until then is certified and printed."""
+    """Ctrl-C ends the search, and what was found until then is certified and printed; another one
+    while that is done changes nothing.
+    """
 
     def interrupted(*_: object) -> Iterator[State]:
         yield found
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def again(*given: Any) -> list[Point]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return points(*given)
 
     monkeypatch.setattr(tuning, "search", interrupted)
+    monkeypatch.setattr(tuning, "points", again)
     words = ["tune", "P=2", "M=3", "--cost", "F=1,B=1.2,W=0.8,send=0.05"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
