@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.effects import COMPUTE, Kind
-from pipec.program.needs import sources
 from pipec.program.program import Program
 
 Array = NDArray[Any]
@@ -25,7 +24,7 @@ def retirements(program: Program, rank: int) -> dict[int, int]:
     sends = np.flatnonzero(program.kind == Kind.SEND)
     mine = sends[program.rank[sends] == rank]
     back = sends[program.peer[sends] == rank]
-    made = last[sources(program.placement, program.operation[back])]
+    made = last[program.placement.sources(program.operation[back])]
     used = first[program.operation[back]]
     consumed = first[program.operation[mine]]
     through: dict[int, int] = {}

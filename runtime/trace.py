@@ -109,7 +109,7 @@ def measured_costs(time: Timeline) -> Costs:
     table = time.table
     rows = table.compute
     took = (time.end[rows] - time.begin[rows]) / time.scale
-    kind, stage = table.kind[rows], table.placement.split(table.operation[rows]).stage
+    kind, stage = table.kind[rows], table.placement.stage_of(table.operation[rows])
     operations, place = np.unique(_whole(table, rows), return_inverse=True)
     first = np.zeros(len(operations), np.int64)
     first[place] = np.arange(len(rows))

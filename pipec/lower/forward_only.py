@@ -24,7 +24,7 @@ def forward_only(program: Program) -> Program:
     compute = COMPUTE[program.kind]
     forward[compute] = STEP[program.kind[compute]] == Step.FORWARD
     messages = np.flatnonzero(~compute & (program.kind != Kind.SUM))
-    carried = program.placement.split(program.operation[messages]).step
+    carried = program.placement.step_of(program.operation[messages])
     forward[messages] = carried == Step.FORWARD
     kept = np.flatnonzero(forward)
     flows = tuple(replace(flow, backward=False) for flow in program.placement.flows)

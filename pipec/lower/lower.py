@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.costs import Costs, durations
-from pipec.program.effects import COMPUTE, EFFECTS, Kind, Step, Value
+from pipec.program.effects import COMPUTE, EFFECTS, Kind, Value
 from pipec.program.graph import order_graph
-from pipec.program.needs import sources
 from pipec.program.program import Order, Program, Witness
 from pipec.program.sweep import NEVER
-from pipec.simulate.timeline import simulate
+from pipec.simulate.timeline import simulate, simulate_both
 
 Array = NDArray[Any]
 
@@ -36,11 +35,12 @@ def lower(order: Order, costs: Costs) -> Program:
     and in the order of the SENDs, so that the verifier can show the cycle in real instructions.
     """
     graph = order_graph(order)
-    time = simulate(graph, durations(order, costs, serial=True))
-    places = moments(order, time.rises, time.spans)
+    serial = durations(order, costs, serial=True)
     if order.tie.any() and not costs.serial:
-        time = simulate(graph, durations(order, costs))
-    return projected(order, places, time.timeline.end)
+        placing, time = simulate_both(graph, serial, durations(order, costs))
+    else:
+        placing = time = simulate(graph, serial)
+    return projected(order, moments(order, placing.rises, placing.spans), time.timeline.end)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _crossings(order: Order) -> tuple[Array, Array]:
     row_of = np.full(order.placement.size + 1, -1, np.int64)
     row_of[order.operation[order.exits]] = order.exits
     consumer = order.entries
-    producer = row_of[sources(order.placement, order.operation[consumer])]
+    producer = row_of[order.placement.sources(order.operation[consumer])]
     crosses = (producer >= 0) & (order.rank[producer] != order.rank[consumer])
     consumer, producer = consumer[crosses], producer[crosses]
     by_producer = np.argsort(producer, kind="stable")
@@ -159,12 +159,12 @@ def _sums(order: Order, places: Moments) -> _Rows:
     """For each stage with two holders a SUM on each, behind the last operation on its gradient."""
     copies = order.placement.copies
     twice = np.array([stage for stage, ranks in enumerate(copies) if len(ranks) == 2], np.int64)
-    steps = [step for step in Step if any(_makes_gradient(kind, step) for kind in Kind)]
-    parts = order.placement.split(order.operation)
-    rows = np.flatnonzero(np.isin(parts.step, steps) & np.isin(parts.stage, twice))
-    by_end = rows[np.argsort(places.end[rows], kind="stable")]
+    rows = np.flatnonzero(_MAKES_GRADIENT[order.kind]) if len(twice) else twice
+    stage = order.placement.stage_of(order.operation[rows])
+    rows, stage = rows[np.isin(stage, twice)], stage[np.isin(stage, twice)]
+    by_end = np.argsort(places.end[rows], kind="stable")
     last = np.full(len(copies), -1, np.int64)
-    last[parts.stage[by_end]] = by_end
+    last[stage[by_end]] = rows[by_end]
     twice = twice[last[twice] >= 0]
     low, high = (np.array([copies[stage][side] for stage in twice], np.int32) for side in (0, 1))
     key = places.end[last[twice]] + 2
@@ -176,16 +176,20 @@ def _sums(order: Order, places: Moments) -> _Rows:
     return _joined(ends)
 
 
-def _makes_gradient(kind: Kind, step: Step) -> bool:
+def _makes_gradient(kind: Kind) -> bool:
     """Every step of the backward may add to the gradient of a parameter (B does for norms)."""
     consumes = {use.value for use in EFFECTS[kind].consumes}
-    return EFFECTS[kind].step is step and bool(consumes & {Value.SAVED, Value.STASH})
+    return EFFECTS[kind].step is not None and bool(consumes & {Value.SAVED, Value.STASH})
+
+
+_MAKES_GRADIENT = np.array([_makes_gradient(kind) for kind in Kind])
 
 
 def _communication(
     kind: Kind, rank: Array, key: Array, operation: Array, peer: Array, origin: Array
 ) -> _Rows:
     kinds, ties = np.full(len(rank), kind, np.int8), np.zeros(len(rank), bool)
+    operation, peer = operation.astype(np.int32, copy=False), peer.astype(np.int32, copy=False)
     return _Rows(rank, key, kinds, operation, peer, ties, np.zeros(len(rank), np.int16), origin)
 
 
@@ -209,8 +213,8 @@ def _sorted(order: Order, parts: list[_Rows], end: Array) -> Program:
         order.placement,
         np.concatenate([[0], np.cumsum(counts)]),
         rows.kind[by_place],
-        rows.operation[by_place].astype(np.int32),
-        rows.peer[by_place].astype(np.int32),
+        rows.operation[by_place].astype(np.int32, copy=False),
+        rows.peer[by_place].astype(np.int32, copy=False),
         rows.tie[by_place],
         np.zeros(len(by_place), bool),
         rows.part[by_place],

@@ -32,7 +32,7 @@ def open_chunks(order: Order, layouts: tuple[Layout, ...], weave: Weave) -> Orde
     heads = np.flatnonzero(~order.tie)
     halves = np.append(order.tie[1:], False)[heads]
     stages = len(layouts)
-    form = order.kind.astype(np.int64) * stages + order.placement.split(order.operation).stage
+    form = order.kind.astype(np.int64) * stages + order.placement.stage_of(order.operation)
     second = np.minimum(heads + 1, len(order) - 1)
     code = form[heads] * (len(Kind) * stages + 1) + np.where(halves, form[second] + 1, 0)
     _, first, which = np.unique(code, return_index=True, return_inverse=True)
@@ -82,6 +82,6 @@ def _operations(order: Order, source: Array, kind: Array) -> Array:
     """The id of each row's operation; where the W of a BW has rows of its own, that of the W."""
     operation = order.operation[source].astype(np.int64)
     weights = np.flatnonzero((kind == Kind.W) & (order.kind[source] != Kind.W))
-    flow = order.placement.split(operation[weights]).flow
+    flow = order.placement.flow_of(operation[weights])
     operation[weights] += order.placement.stages[flow] * order.placement.microbatches[flow]
     return operation

@@ -151,8 +151,10 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 def _unwanted(order: Order) -> list[Finding]:
-    parts = order.placement.split(order.operation)
     inference = np.array([not flow.backward for flow in order.placement.flows])
+    if not inference.any():
+        return []
+    parts = order.placement.split(order.operation)
     rows = np.flatnonzero(inference[parts.flow] & (parts.step != Step.FORWARD))
 
     def finding(row: int, _: int, note: tuple[str, ...]) -> Finding:

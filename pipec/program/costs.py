@@ -218,7 +218,7 @@ def _stages(table: Table, costs: Costs) -> Array:
     stage, rows = np.zeros(len(table), np.int64), table.compute
     if isinstance(costs.times.get("send"), tuple):
         rows = np.flatnonzero(COMPUTE[table.kind] | np.isin(table.kind, (Kind.SEND, Kind.RECV)))
-    stage[rows] = table.placement.split(table.operation[rows]).stage
+    stage[rows] = table.placement.stage_of(table.operation[rows])
     if isinstance(costs.times.get("sum"), tuple):
         sums = table.kind == Kind.SUM
         stage[sums] = table.operation[sums]
@@ -244,7 +244,7 @@ def _open(table: Table, costs: Costs, scale: int, ticks: Array) -> None:
     """The times of parts and of all-to-alls."""
     placement = table.placement
     rows = np.flatnonzero(COMPUTE[table.kind] | EXPERTS[table.kind])
-    stage = placement.split(table.operation[rows]).stage
+    stage = placement.stage_of(table.operation[rows])
     times = np.zeros((len(Kind), len(placement.layouts), placement.widest), np.int64)
     for number, parts in enumerate(placement.layouts):
         for place, part in enumerate(parts):

@@ -195,7 +195,7 @@ def _check(program: Program, tie: Array, nowait: Array, part: Array) -> None:
     _check_parts(program, part)
     _within(program, "origin", program.origin, -1, len(program.origins.spans) - 1)
     compute = program.compute
-    wrong = program.placement.split(program.operation[compute]).step != STEP[kind[compute]]
+    wrong = program.placement.step_of(program.operation[compute]) != STEP[kind[compute]]
     _first(program, compute[wrong], "an operation of another kind")
     _first(program, np.flatnonzero(wired & (program.peer == program.rank)), "a message to itself")
     first, second = program.pairs
@@ -208,14 +208,14 @@ def _check(program: Program, tie: Array, nowait: Array, part: Array) -> None:
 def _check_parts(program: Program, part: Array) -> None:
     """Compute runs compute parts of its stage, and an all-to-all runs one of its kind."""
     rows = np.flatnonzero(COMPUTE[program.kind] | EXPERTS[program.kind])
-    stage = program.placement.split(program.operation[rows]).stage
+    stage = program.placement.stage_of(program.operation[rows])
     most = np.zeros(len(program), np.int64)
     most[rows] = program.placement.lengths[stage] - 1
     _within(program, "part", part, 0, most)
     wire = program.placement.wires[stage, part[rows]]
     experts = EXPERTS[program.kind[rows]]
     right = wire == np.where(experts, program.kind[rows], -1)
-    step = program.placement.split(program.operation[rows]).step
+    step = program.placement.step_of(program.operation[rows])
     right &= ~experts | (step != Step.WEIGHTS)
     _first(program, rows[~right], "a part of another kind")
 

@@ -1,5 +1,6 @@
 """Events of a table, and what each of them waits for: the form that graphs have."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,11 +27,16 @@ class Graph:
     event: Array
     row: Array
     waits: Array
-    lane: Array
+    lanes: Callable[[], Array]
     launches: int = 0
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @cached_property
+    def lane(self) -> Array:
+        """The lane of each event; only a sweep asks for it."""
+        return self.lanes()
 
     @cached_property
     def rises(self) -> bool:

@@ -6,6 +6,7 @@ and the theorem (a cycle is a deadlock, and nothing else is) stand in docs/machi
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,6 @@ from pipec.program.events import Graph
 from pipec.program.lanes import brought
 from pipec.program.launches import launched
 from pipec.program.links import Ends, Links
-from pipec.program.needs import sources
 from pipec.program.program import Order, Program, Table
 
 Array = NDArray[Any]
@@ -41,12 +41,11 @@ def order_graph(order: Order) -> Graph:
     everything = np.arange(count)
     arrival = brought(order) if order.placement.layouts else np.full(count, -1, np.int64)
     entries = order.entries
-    producer = made_by[sources(order.placement, order.operation[entries])]
+    producer = made_by[order.placement.sources(order.operation[entries])]
     arrival[entries] = producer
     waits = _compute_waits(order, arrival, everything, count)
     _experts(order, everything, order.unit_before, waits)
-    lane = np.where(EXPERTS[order.kind], order.ranks, 0) + order.rank
-    return Graph(order, everything, everything, waits, lane)
+    return Graph(order, everything, everything, waits, partial(_lanes_of_compute, order))
 
 
 def event_graph(
@@ -71,8 +70,8 @@ def event_graph(
     _messages(ends, channels, event, unit, queue, waits)
     _sums(program, links.sums, event, unit, waits)
     _experts(program, event, unit, waits)
-    lane = np.arange(count) if tagged else _lanes(program)[row]
-    graph = Graph(program, event, row, waits, lane)
+    lanes = partial(np.arange, count) if tagged else partial(_lanes, program, row)
+    graph = Graph(program, event, row, waits, lanes)
     if tagged or not program.grouped:
         return graph
     return launched(graph, ends, unit, queue, channels.credits > 0)
@@ -177,11 +176,16 @@ def queue_before(program: Program, topology: Topology) -> Array:
     return before
 
 
-def _lanes(program: Program) -> Array:
+def _lanes_of_compute(order: Order) -> Array:
+    """A number per rank's compute, and per rank's all-to-alls."""
+    return np.where(EXPERTS[order.kind], order.ranks, 0) + order.rank
+
+
+def _lanes(program: Program, rows: Array) -> Array:
     """A number per rank's compute, SUMs and all-to-alls, and per directed pair's messages."""
     lane = np.full(len(program), 0, np.int64)
     lane[EXPERTS[program.kind]] = 1 + 3 * program.ranks
     wired = ~COMPUTE[program.kind] & ~EXPERTS[program.kind]
     kind = program.kind[wired].astype(np.int64)
     lane[wired] = 1 + (kind - int(Kind.SEND)) * program.ranks + program.peer[wired]
-    return lane * program.ranks + program.rank
+    return (lane * program.ranks + program.rank)[rows]

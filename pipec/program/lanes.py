@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.effects import EXPERTS, STEP, TRAVELS, Kind, Step
-from pipec.program.needs import sources
 from pipec.program.program import Table
 
 Array = NDArray[Any]
@@ -26,7 +25,7 @@ def brought(table: Table) -> Array:
     consumers = table.entries
     consumers = consumers[np.isin(STEP[table.kind[consumers]], list(TRAVELS))]
     received = recv[table.operation[consumers]]
-    source = sources(table.placement, table.operation[consumers])
+    source = table.placement.sources(table.operation[consumers])
     foreign = (source >= 0) & (table.placement.home[source] != table.rank[consumers])
     arrival[consumers] = np.where(foreign | (received < consumers), received, -1)
     if table.placement.layouts:
@@ -43,7 +42,7 @@ def _exchanged(table: Table, arrival: Array) -> None:
     step = STEP[table.kind[rows]]
     rows, step = rows[step != Step.WEIGHTS], step[step != Step.WEIGHTS]
     before = np.where(step == Step.FORWARD, -1, +1)
-    stage = table.placement.split(table.operation[rows]).stage
+    stage = table.placement.stage_of(table.operation[rows])
     neighbour = table.part[rows] + before
     inside = (neighbour >= 0) & (neighbour < table.placement.lengths[stage])
     rows, before = rows[inside], before[inside]

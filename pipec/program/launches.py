@@ -8,6 +8,7 @@ launch is nothing but its members.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,9 @@ def launched(graph: Graph, ends: Ends, unit: Array, queue: Array, with_credits: 
     waits[0, begins + count] = np.where(chained, begins + count - 1, nobody)
     waits[1, begins + count] = graph.event[members]
     row = np.concatenate([graph.row, members, members])
-    return replace(graph, row=row, waits=waits, lane=np.arange(nobody), launches=2 * count)
+    return replace(
+        graph, row=row, waits=waits, lanes=partial(np.arange, nobody), launches=2 * count
+    )
 
 
 def _compute(graph: Graph, ends: Ends, done: Array, waits: Array) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.effects import Step
+from pipec.program.effects import TRAVELS, Step
 from pipec.program.parts import Layout
 
 Array = NDArray[Any]
@@ -42,6 +42,10 @@ class Operations(NamedTuple):
     stage: Any
     microbatch: Any
 
+
+_STAGES = np.array([TRAVELS[step].stage if step in TRAVELS else 0 for step in Step])
+_STEPS = np.array([TRAVELS[step].step - step if step in TRAVELS else 0 for step in Step])
+"""From each step to what travels to it: how many stages, and how many steps."""
 
 MOST_RANKS = 2**15
 _SPARSE = 10**7
@@ -118,6 +122,52 @@ class Placement:
 
     def split(self, operations: Any) -> Operations:
         """The inverse of `operation`."""
+        if self._few(operations):
+            return self._split(operations)
+        return Operations(*(column[operations] for column in self._all))
+
+    def flow_of(self, operations: Any) -> Any:
+        """The flow of each operation, alone."""
+        return self._column("flow", operations)
+
+    def step_of(self, operations: Any) -> Any:
+        """The step of each operation, alone."""
+        return self._column("step", operations)
+
+    def stage_of(self, operations: Any) -> Any:
+        """The stage of each operation, alone."""
+        return self._column("stage", operations)
+
+    def _column(self, name: str, operations: Any) -> Any:
+        few = self._few(operations)
+        return (
+            getattr(self._split(operations), name) if few else getattr(self._all, name)[operations]
+        )
+
+    def sources(self, operations: Array) -> Array:
+        """For each operation the one whose result travels to it from another stage, or -1."""
+        if self._few(operations):
+            return self._sources(operations, self._split(operations))
+        return self._all_sources[operations]
+
+    def distance(self, flow: Any, steps: Any, stages: Any) -> Any:
+        """From operations of flows to those so many steps and stages further, in ids."""
+        lines = steps * self.of(self.stages, flow) + stages
+        return lines * self.of(self.microbatches, flow)
+
+    def _few(self, operations: Any) -> bool:
+        """Whether tables over all ids would take longer to make than they save."""
+        return 4 * np.size(operations) < self.size
+
+    @cached_property
+    def _all(self) -> Operations:
+        return self._split(np.arange(self.size))
+
+    @cached_property
+    def _all_sources(self) -> Array:
+        return self._sources(np.arange(self.size), self._all)
+
+    def _split(self, operations: Any) -> Operations:
         flow, rest = np.zeros_like(operations), operations
         if len(self.flows) > 1:
             flow = np.searchsorted(self.base[1:], operations, side="right")
@@ -126,6 +176,15 @@ class Placement:
         line, microbatch = np.divmod(rest, microbatches)
         step, stage = np.divmod(line, stages)
         return Operations(flow, step, stage, microbatch)
+
+    def _sources(self, operations: Array, parts: Operations) -> Array:
+        there = parts.stage + _STAGES[parts.step]
+        stages = self.of(self.stages, parts.flow)
+        which = np.flatnonzero((there != parts.stage) & (there >= 0) & (there < stages))
+        flow, step = parts.flow[which], parts.step[which]
+        source = np.full(len(operations), -1, np.int64)
+        source[which] = operations[which] + self.distance(flow, _STEPS[step], _STAGES[step])
+        return source
 
     @cached_property
     def home(self) -> Array:

@@ -23,12 +23,12 @@ def sweep(waits: Array, duration: Array, lane: Array) -> Array:
     """When each event ends, `NEVER` for those on or behind a cycle.
 
     waits: `[k, n]`, the events that each event waits for; `n` stands for none.
-    duration: `[n]`.
+    duration: `[n]`, or `[m, n]` for m answers at once.
     lane: `[n]`, a number per event; events of one lane happen in the order of their numbers.
     """
-    count = len(duration)
+    count = duration.shape[-1]
     if count == 0:
-        return np.empty(0, np.int64)
+        return np.empty(duration.shape, np.int64)
     waits = waits[np.append(True, (waits[1:] < count).any(axis=1))]
     by_lane = None if np.all(lane[1:] >= lane[:-1]) else np.argsort(lane, kind="stable")
     lane = lane if by_lane is None else lane[by_lane]
@@ -41,7 +41,7 @@ def sweep(waits: Array, duration: Array, lane: Array) -> Array:
     place[by_lane] = np.arange(count)
     place[count] = count
     waits = np.stack([place[row[by_lane]] for row in waits])
-    return swept(waits, duration[by_lane], begins)[place[:-1]]
+    return swept(waits, duration[..., by_lane], begins)[..., place[:-1]]
 
 
 def latest(waits: Array, value: Array) -> Array:
@@ -67,6 +67,8 @@ def _one_by_one(waits: Array, duration: Array, begins: Array) -> Array:
     """Plain Python: a lane goes on until an event of another lane is missing, and then waits for
     that one; the fastest for few lanes.
     """
+    if duration.ndim > 1:
+        return np.stack([_one_by_one(waits, row, begins) for row in duration])
     count = len(duration)
     rows = [row.tolist() for row in waits] + [[count] * count] * (4 - len(waits))
     one, two, three, four = rows
@@ -99,23 +101,22 @@ def _one_by_one(waits: Array, duration: Array, begins: Array) -> Array:
 def _lane_by_lane(waits: Array, duration: Array, begins: Array) -> Array:
     """Arrays: each step looks at the next event of every lane; the fastest for many lanes.
 
-    Events are sorted by lane; those of a lane begin at each of `begins`.
+    Events are sorted by lane; those of a lane begin at each of `begins`. Behind the last event of a
+    lane comes one that never happens.
     """
-    count = len(duration)
-    end = np.full(count + 1, NEVER, np.int64)
-    end[count] = 0
-    head, stop = begins.copy(), np.append(begins[1:], count)
-    while len(head):
-        time = end.take(waits[0].take(head))
-        for row in waits[1:]:
-            np.maximum(time, end.take(row.take(head)), out=time)
-        ready = np.flatnonzero(time < NEVER)
+    count = duration.shape[-1]
+    none, never = count, count + 1
+    end = np.full((*duration.shape[:-1], count + 2), NEVER, np.int64)
+    end[..., none] = 0
+    following = np.arange(1, count + 1)
+    following[np.append(begins[1:], count) - 1] = none
+    waits = np.append(waits, np.full((len(waits), 1), never), axis=1)
+    head = begins.copy()
+    while True:
+        time = end.take(waits.take(head, axis=1), axis=-1).max(axis=-2)
+        (ready,) = (time.reshape(-1, len(head))[0] < NEVER).nonzero()
         if not len(ready):
-            break
+            return end[..., :count]
         moved = head.take(ready)
-        end[moved] = time.take(ready) + duration.take(moved)
-        head[ready] = moved + 1
-        alive = head < stop
-        if not alive.all():
-            head, stop = head[alive], stop[alive]
-    return end[:count]
+        end[..., moved] = time.take(ready, axis=-1) + duration.take(moved, axis=-1)
+        head[ready] = following.take(moved)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pipec.program.costs import MOST_TICKS, too_large, whole
 from pipec.program.effects import EFFECTS, EXPERTS, STEP, TRAVELS, Kind, Step, Value
 from pipec.program.memory import Memory
-from pipec.program.needs import sources
 from pipec.program.program import Table
 from pipec.program.sizes import BUFFER, CONSTANT, KEPT, SIZE_OF, SIZES
 from pipec.simulate.timeline import Timeline
@@ -79,7 +78,7 @@ class Holdings:
     def _stage(self) -> Array:
         """The stage of each row that computes; nothing else is asked for."""
         stage, compute = np.zeros(len(self.table), np.int64), self.table.compute
-        stage[compute] = self.table.placement.split(self.table.operation[compute]).stage
+        stage[compute] = self.table.placement.stage_of(self.table.operation[compute])
         return stage
 
     @cached_property
@@ -87,7 +86,7 @@ class Holdings:
         table, keeps = self.table, np.array([flow.backward for flow in self.table.placement.flows])
         if keeps.all():
             return np.empty(0, np.int64)
-        flow = table.placement.split(table.operation[table.compute]).flow
+        flow = table.placement.flow_of(table.operation[table.compute])
         return table.compute[~keeps[flow]]
 
 
@@ -159,7 +158,7 @@ def _messages(time: Timeline, size: Array) -> tuple[Stays, ...]:
     for number, rows in enumerate((table.compute, _of(table, Kind.SEND), _of(table, Kind.RECV))):
         row[number, table.operation[rows]] = rows
     consumers = table.entries[np.isin(STEP[table.kind[table.entries]], list(TRAVELS))]
-    source = sources(table.placement, table.operation[consumers])
+    source = table.placement.sources(table.operation[consumers])
     consumers, source = consumers[source >= 0], source[source >= 0]
     operation, maker = table.operation[consumers], row[0, source]
     part = table.placement.split(operation)

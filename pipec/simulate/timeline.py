@@ -54,6 +54,19 @@ def simulate(graph: Graph, durations: Durations) -> Swept:
     Each event counts as one hop besides its ticks: an end is `ticks * hops + hop`, so that times
     rise along every edge, and the ticks are read off by one division.
     """
+    hops, spans = _spans(graph, durations)
+    return _swept(graph, durations, hops, spans, sweep(graph.waits, spans, graph.lane))
+
+
+def simulate_both(graph: Graph, first: Durations, second: Durations) -> tuple[Swept, Swept]:
+    """Sweep a graph with two durations at once, in less time than one after the other."""
+    one, other = _spans(graph, first), _spans(graph, second)
+    rises = sweep(graph.waits, np.stack([one[1], other[1]]), graph.lane)
+    return _swept(graph, first, *one, rises[0]), _swept(graph, second, *other, rises[1])
+
+
+def _spans(graph: Graph, durations: Durations) -> tuple[int, Array]:
+    """By how much a tick counts more than a hop, and by how much each event rises."""
     ticks = durations.ticks[graph.row]
     ticks[len(graph) - graph.launches :] = 0
     hops = len(graph) + 1
@@ -61,8 +74,10 @@ def simulate(graph: Graph, durations: Durations) -> Swept:
         hops = _deepest(graph) + 1
         if int(ticks.max()) * hops * hops >= NEVER:
             raise too_large("costs")
-    spans = ticks * hops + 1
-    rises = sweep(graph.waits, spans, graph.lane)
+    return hops, ticks * hops + 1
+
+
+def _swept(graph: Graph, durations: Durations, hops: int, spans: Array, rises: Array) -> Swept:
     begin, end = ((rises - spans) // hops)[graph.event], (rises // hops)[graph.event]
     time = Timeline(graph.table, begin, end, durations.scale, durations.serial)
     return Swept(time, np.flatnonzero(rises >= NEVER), spans, rises)

@@ -125,16 +125,17 @@ def usage(memory: Memory, time: Timeline) -> Usage:
     holds = holdings(memory, time)
     taken, given = _totals(holds)
     before = np.concatenate([[0], np.cumsum(taken + given)[:-1]]) if len(table) else given
-    ranks = np.flatnonzero(np.diff(table.start) > 0)
+    rows = np.diff(table.start)
+    ranks = np.flatnonzero(rows > 0)
     begin = table.start[ranks]
     state = sum((amounts for _, amounts, _ in holds.constant), np.zeros(table.ranks, np.int64))
     base = state.copy()
     base[ranks] -= before[begin]
-    held = before + taken + base[table.rank]
+    held = before + taken + np.repeat(base, rows)
     peak, peak_row = state.copy(), np.full(table.ranks, -1, np.int64)
     if len(held):
         peak[ranks] = np.maximum.reduceat(held, begin)
-        where = np.flatnonzero(held == peak[table.rank])[::-1]
+        where = np.flatnonzero(held == np.repeat(peak, rows))[::-1]
         peak_row[table.rank[where]] = where
     return Usage(memory, table, held, peak, peak_row, holds)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pipec.findings import Finding
 from pipec.program.effects import Kind
-from pipec.program.needs import inputs, sources
+from pipec.program.needs import inputs
 from pipec.program.program import Program
 from pipec.verify.place import places
 
@@ -72,7 +72,7 @@ def _payloads(program: Program) -> list[Finding]:
     A producer that is missing or misplaced is found by completeness and not told again.
     """
     rows = np.flatnonzero(program.kind == Kind.SEND)
-    producer = sources(program.placement, program.operation[rows])
+    producer = program.placement.sources(program.operation[rows])
     made = _first_rows(program, program.exits)
     source = np.where(producer >= 0, made[producer], -1)
     here = (source >= 0) & (program.rank[source] == program.rank[rows])
@@ -103,7 +103,7 @@ def _receipts(program: Program) -> list[Finding]:
     ]
     home = program.placement.home[program.operation[rows]]
     needed = (home == program.rank[rows]) & (
-        sources(program.placement, program.operation[rows]) >= 0
+        program.placement.sources(program.operation[rows]) >= 0
     )
     stray, rows = rows[~needed], rows[needed]
     counts = np.bincount(program.operation[rows], minlength=size)

@@ -1,6 +1,8 @@
 """Fronts: when the two ends of each message are posted, and which message it then waits for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,12 @@ class Fronts:
 
     ready: when both ends of a message are posted; for other events, when they begin. front: the
     message that a message waits for in a queue, or none. late: how much later the operation that
-    takes a message begins than it would without waiting for it.
+    takes a message begins than it would without waiting for it; counted when it is asked for.
     """
 
     ready: Array
     front: Array
-    late: Array
+    late: Callable[[], Array]
 
 
 def fronts(graph: Graph, links: Links, topology: Topology, time: Timeline) -> Fronts:
@@ -40,7 +42,7 @@ def fronts(graph: Graph, links: Links, topology: Topology, time: Timeline) -> Fr
     ready[messages] = known[graph.waits[:2, messages]].max(axis=0)
     earlier, later = graph.waits[2:, messages]
     front[messages] = np.where(known[earlier] > known[later], earlier, later)
-    return Fronts(ready, front, _lateness(graph, begin, known))
+    return Fronts(ready, front, partial(_lateness, graph, begin, known))
 
 
 def _of_launches(
@@ -72,7 +74,8 @@ def _of_launches(
     times = np.append(end, -1)
     nearest = np.where(times[one] > times[other], one, other)
     front[messages] = np.where(nearest >= 0, graph.event[nearest], nobody)
-    return Fronts(ready, front, _late_by_last(graph, time, begin, last[received], messages))
+    late = partial(_late_by_last, graph, time, begin, last[received], messages)
+    return Fronts(ready, front, late)
 
 
 def _late_by_last(

@@ -48,7 +48,7 @@ def delays(graph: Graph, links: Links, topology: Topology, time: Timeline) -> De
     culprit = np.where(behind, found.front, np.arange(nobody + 1))
     while behind[culprit].any():
         culprit = culprit[culprit]
-    ticks = np.minimum(found.ready[culprit] - found.ready, found.late)[:-1]
+    ticks = np.minimum(found.ready[culprit] - found.ready, found.late())[:-1]
     event = np.flatnonzero((ticks > 0) & behind[:-1])
     return Delays(event, ticks[event], found.front[event], culprit[event])
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pipec.findings import Finding, Severity
 from pipec.program.effects import COMPUTE, STEP, Kind, Step
 from pipec.program.links import Links
-from pipec.program.needs import sources
 from pipec.program.program import Program
 from pipec.verify.place import places
 
@@ -58,7 +57,7 @@ def _other_end(program: Program, row: int) -> list[int]:
     """The compute at the end that is missing: what needs a SEND's payload, or makes a RECV's."""
     operation = program.operation[row]
     if program.kind[row] == Kind.RECV:
-        operation = sources(program.placement, program.operation[row : row + 1])[0]
+        operation = program.placement.sources(program.operation[row : row + 1])[0]
     rows = program.compute[program.operation[program.compute] == operation]
     return rows[program.rank[rows] == program.peer[row]][:1].tolist()
 
@@ -156,7 +155,7 @@ def _sum_per_copy(program: Program) -> list[Finding]:
     sums = np.flatnonzero(program.kind == Kind.SUM)
     trains = np.flatnonzero(COMPUTE[program.kind] & (STEP[program.kind] != Step.FORWARD))
     last = np.full((placement.stages[0], program.ranks), -1, np.int64)
-    last[placement.split(program.operation[trains]).stage, program.rank[trains]] = trains
+    last[placement.stage_of(program.operation[trains]), program.rank[trains]] = trains
     counts = np.zeros_like(last)
     np.add.at(counts, (program.operation[sums], program.rank[sums]), 1)
     held = np.array([len(holders) for holders in placement.copies])

@@ -22,7 +22,7 @@ def parts(program: Program) -> list[Finding]:
     if not program.placement.layouts:
         return []
     rows = np.flatnonzero(COMPUTE[program.kind] | EXPERTS[program.kind])
-    step = program.placement.split(program.operation[rows]).step
+    step = program.placement.step_of(program.operation[rows])
     fused = np.flatnonzero(program.kind == Kind.BW)
     done = _first_rows(program, rows)
     return [
@@ -61,7 +61,7 @@ def _missing(program: Program, rows: Array, step: Array, done: Array) -> list[Fi
     """Parts that never happen, of operations that do."""
     widest, lengths = program.placement.widest, program.placement.lengths
     begun = np.unique(program.operation[rows[step != Step.WEIGHTS]])
-    stage = program.placement.split(begun).stage
+    stage = program.placement.stage_of(begun)
     slots = begun.astype(np.int64)[:, None] * widest + np.arange(widest)
     lacking = (done[slots] < 0) & (np.arange(widest) < lengths[stage][:, None])
     findings = []
@@ -113,7 +113,7 @@ def _to_weights(program: Program) -> Array:
 
 def _early(program: Program, rows: Array, step: Array, done: Array) -> list[Finding]:
     """A part comes after the part before it (after it, in the backward), and W after its B."""
-    stage = program.placement.split(program.operation[rows]).stage
+    stage = program.placement.stage_of(program.operation[rows])
     before = np.where(step == Step.FORWARD, -1, np.where(step == Step.BACKWARD, +1, 0))
     neighbour = program.part[rows] + before
     inside = (neighbour >= 0) & (neighbour < program.placement.lengths[stage])

@@ -79,7 +79,7 @@ def _samples(program: Program, took: Sequence[Mapping[int, Times]]) -> Samples:
             if one.part is not None and program.placement.widest > 1:
                 samples[f"{one.kind.name}.{one.part.name}"][one.stage] += times.tolist()
         for (kind, operation), times in whole.items():
-            stage = int(program.placement.split(operation).stage)
+            stage = int(program.placement.stage_of(operation))
             samples[kind.name][stage] += times.tolist()
     return samples
 

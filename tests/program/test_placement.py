@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from random_programs import placements
 
 from pipec.program.effects import NEEDS, TRAVELS, Step, Value
-from pipec.program.needs import inputs, sources
+from pipec.program.needs import inputs
 from pipec.program.placement import Flow, Placement
 
 
@@ -92,7 +92,7 @@ def test_needs_as_arithmetic(placement: Placement) -> None:
         for number, producer in zip(needed.which, needed.producer, strict=True)
     }
     assert found == expected
-    assert list(sources(placement, ids)) == travelling
+    assert list(placement.sources(ids)) == travelling
 
 
 @given(st.integers(0, 10**7))
