@@ -13,6 +13,7 @@ measured step is that of the ranks' own clocks, from the first F to the last end
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -74,7 +75,8 @@ def _tuned(args: argparse.Namespace, costs: Path) -> str:
     line = f"tune P={args.ranks} M={args.microbatches} --costs {costs} --channels tagged"
     line += f" --memory-limit {peak:.0f}B --placements linear,v -o {plan}"
     line += f" --candidates {args.candidates} --format json"
-    told = subprocess.run(["pipec", *line.split()], capture_output=True, text=True, check=True)
+    command = [str(Path(sys.executable).with_name("pipec")), *line.split()]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
     best = json.loads(told.stdout)["front"][0]
     print(f"tuned is {best['schedule']} ({best['origin']}, {best['placement']})")
     return plan
