@@ -3,7 +3,7 @@
 import ctypes
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
@@ -25,19 +25,13 @@ def interruptible() -> Iterator[None]:
     """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        for one in before:
-            signal.signal(one, signal.SIG_IGN)
+        for one in _ASKING:
+            if signal.getsignal(one) is interrupt:
+                signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {one: signal.getsignal(one) for one in _ASKING}
-    before = {one: kept for one, kept in before.items() if kept not in (signal.SIG_IGN, None)}
-    try:
-        for one in before:
-            signal.signal(one, interrupt)
+    with _answered(interrupt):
         yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 @contextmanager
@@ -50,11 +44,18 @@ def uninterrupted() -> Iterator[None]:
     def wait(number: int, frame: FrameType | None) -> None:
         """Not `SIG_IGN`, which `interruptible` would leave alone."""
 
+    with _answered(wait):
+        yield
+
+
+@contextmanager
+def _answered(answer: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, signals that ask to end are answered so, but for those that were ignored."""
     before = {one: signal.getsignal(one) for one in _ASKING}
     before = {one: kept for one, kept in before.items() if kept not in (signal.SIG_IGN, None)}
     try:
         for one in before:
-            signal.signal(one, wait)
+            signal.signal(one, answer)
         yield
     finally:
         for one, handler in before.items():
