@@ -147,7 +147,7 @@ def _draw_parts(
     screen.print(parts_text(time, screen.width if known else _WIDTH, window))
     if screen.is_terminal:
         screen.print(legend_text())
-    screen.print(_summary(report(time, used)))
+    screen.print(_summary(report(time, used), used))
     if svg:
         screen.print(f"picture: {svg}")
 
@@ -168,7 +168,7 @@ def _draw(compiled: Compiled, chosen: Settings, svg: str | None, form: str) -> N
     screen.print(timeline_text(time, screen.width if known else _WIDTH))
     if screen.is_terminal:
         screen.print(legend_text())
-    screen.print(_summary(summary))
+    screen.print(_summary(summary, used))
     if svg:
         screen.print(f"picture: {svg}")
 
@@ -184,8 +184,11 @@ def _timeline(compiled: Compiled, chosen: Settings, form: str) -> tuple[Timeline
     return time, usage(compiled.memory, time)
 
 
-def _summary(summary: Report) -> str:
+def _summary(summary: Report, used: Usage) -> str:
+    limit = used.memory.limit
+    over = limit is not None and used.units(used.peak.max()) > limit.most
     return (
         f"makespan {float(summary.makespan):g}, bubble {summary.bubble_rate:.1%} on the worst rank "
         f"(span bubble {summary.span_bubble_rate:.1%}), peak memory {summary.peak_text}"
+        + (f", over the limit of {limit.text}" if limit and over else "")
     )

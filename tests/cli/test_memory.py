@@ -141,3 +141,10 @@ def test_a_comparison_in_bytes() -> None:
     assert "4 GB" in pipec(line).stdout
     rows = json.loads(pipec(f"{line} --format json").stdout)
     assert [row["memory_unit"] for row in rows] == ["bytes", "bytes"]
+
+
+@pytest.mark.parametrize(("limit", "said"), [("2", True), ("4", False)])
+def test_a_picture_says_when_its_peak_is_over_the_limit(limit: str, said: bool) -> None:
+    """Drawing refuses nothing, and does not keep quiet about it either."""
+    shown = pipec(f"show 1f1b P=4 M=8 --memory-limit {limit}").stdout
+    assert "peak memory 4" in shown and ("over the limit of 2" in shown) is said
