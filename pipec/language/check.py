@@ -305,4 +305,5 @@ def _unit(unit: s.Unit, scope: Scope) -> None:
     for operation in unit.operations:
         check_selectors(operation, scope)
         if operation.microbatch is not None:
-            scope.expect(operation.microbatch, INT)
+            hint = f"a flow is named in square brackets, as in `{operation.kind}[flow]`"
+            scope.expect(operation.microbatch, INT, flow_hint=hint)

@@ -84,13 +84,14 @@ class Scope:
         """Report a mistake."""
         self._findings.append(Finding(code, message, span, expected, found, hint))
 
-    def expect(self, expression: s.Expression, wanted: Kind) -> None:
-        """Report an expression that is not of the wanted kind."""
+    def expect(self, expression: s.Expression, wanted: Kind, flow_hint: str | None = None) -> None:
+        """Report an expression that is not of the wanted kind; of a flow, with a way out."""
         kind = self.kind(expression)
         if kind is None or wanted is None or kind == wanted or (kind, wanted) == (INT, DECIMAL):
             return
         expected = "a number" if wanted == DECIMAL else wanted
-        self.add("kind", "this value cannot be used here", expression.span, expected, kind)
+        hint = flow_hint if kind == FLOW else None
+        self.add("kind", "this value cannot be used here", expression.span, expected, kind, hint)
 
     def kind(self, expression: s.Expression) -> Kind:
         """The kind of an expression, with all mistakes in it reported."""
