@@ -37,6 +37,10 @@ class Copies:
         link = self._links[stage]
         self._works[stage] = [link.sum(flat) for flat in self._buckets[stage].flats]
 
+    def alike(self, stage: int) -> tuple[Link, list[Tensor]]:
+        """The link that a stage is summed over, and other tensors as large as its gradients."""
+        return self._links[stage], [torch.zeros_like(flat) for flat in self._buckets[stage].flats]
+
     def wait(self, stage: int) -> None:
         """Wait for a sum, and add what earlier steps left."""
         for work in self._works.pop(stage):

@@ -1,6 +1,6 @@
 """What a listener may look at that measures more than single instructions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +9,9 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from pipec.program.plan import Plan
+from pipec.runtime.copies import Copies
 from pipec.runtime.executor import Stream
+from pipec.runtime.watch.watchdog import Failure
 from pipec.runtime.wires import Wire
 
 
@@ -24,6 +26,9 @@ class Inside:
     stages: Mapping[int, nn.Module]
     wire: Wire
     streams: Mapping[str, Stream]
+    copies: Copies
+    fail: Callable[[str], Failure]
+    """Ends the pipeline on all ranks, with the first reason that any of them gave."""
 
 
 @runtime_checkable

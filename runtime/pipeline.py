@@ -199,6 +199,8 @@ class Pipeline:
             self._stages,
             self._wire,
             self._streams,
+            self._copies,
+            lambda message: self._watchdog.report(Failure(self.rank, message)),
         )
 
     def _stream(self, mode: str) -> Stream:

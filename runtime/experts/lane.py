@@ -50,7 +50,7 @@ class Pending(Generic[Result]):
         if self._event is not None:
             stream = torch.accelerator.current_stream(self._device)
             stream.wait_event(self._event)
-            for tensor in _tensors(self._result):
+            for tensor in tensors_in(self._result):
                 tensor.record_stream(stream)
         result = self._result
         self._job = self._result = None
@@ -106,13 +106,13 @@ def _work(jobs: "queue.SimpleQueue[Pending[Any] | None]") -> None:
         del pending
 
 
-def _tensors(value: Any) -> Iterable[Tensor]:
+def tensors_in(value: Any) -> Iterable[Tensor]:
     """The tensors in a result: a tensor, a tuple, or a record."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for one in value:
-            yield from _tensors(one)
+            yield from tensors_in(one)
     elif hasattr(value, "__dataclass_fields__"):
         for name in value.__dataclass_fields__:
-            yield from _tensors(getattr(value, name))
+            yield from tensors_in(getattr(value, name))

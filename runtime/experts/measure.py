@@ -24,7 +24,7 @@ def exchange_times(stage: ExpertStage, inputs: Sequence[Any], repeats: int = 5) 
     routed experts has no times.
     """
     parts, found = Parts(stage, 1), defaultdict[str, list[float]](list)
-    with torch.no_grad():
+    with torch.no_grad(), stage.aside():
         for turn in range(repeats + 1):  # in the first one memory is allocated
             parts.begin(0, inputs)
             for part in range(parts.count):
@@ -34,7 +34,6 @@ def exchange_times(stage: ExpertStage, inputs: Sequence[Any], repeats: int = 5) 
                 took = _timed(parts, part)
                 if turn:
                     found[parts.name(part)].append(took)
-    stage.take_loss()
     return _slowest(stage.exchange, {name: median(times) for name, times in found.items()})
 
 

@@ -28,6 +28,11 @@ class Opened:
         self._last = len(layout) - 1
         self._deferred: set[int] = set()
 
+    @property
+    def parts(self) -> Parts:
+        """The parts of the stage, and what they hold."""
+        return self._parts
+
     def defer(self, number: int) -> None:
         """Run W of a microbatch apart from its B."""
         if number not in self._deferred:

@@ -1,12 +1,13 @@
 """An expert stage run part by part: autograd is cut where tokens travel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipec.runtime.experts.lane import tensors_in
 from pipec.runtime.experts.layer import OUT, PARTS, Arrived, Sent
 from pipec.runtime.experts.stage import ExpertStage
 from pipec.runtime.split import Record, Split
@@ -77,6 +78,28 @@ class Parts:
             self._flights[number] = self._flight()
             if flight.records is not None:
                 self.defer(number)
+
+    # --- what is held -----------------------------------------------------------------------------
+
+    def kept(self, number: int) -> Iterator[Tensor]:
+        """What F of a microbatch keeps for its B, beside what autograd saves."""
+        flight = self._flights[number]
+        for cut in flight.cuts:
+            yield from tensors_in([*cut.given, *cut.made])
+        yield from tensors_in(flight.routes)
+
+    def deferred(self, number: int) -> Iterator[Tensor]:
+        """What B of a microbatch has kept for its W until now."""
+        for record in self._flights[number].records or ():
+            yield from record.kept()
+
+    def travelling(self, number: int) -> Iterator[Tensor]:
+        """What an all-to-all has brought to the next part, or will take of the last one."""
+        flight = self._flights[number]
+        given = flight.given if flight.sent is None else flight.sent
+        if isinstance(given, Sent | Arrived):
+            given = [given.tokens, given.experts, given.weights]
+        yield from tensors_in(given)
 
     # --- F ----------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """A stage made of layers with parts: an ordinary module, which can also be run part by part."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -89,6 +90,15 @@ class ExpertStage(nn.Module):
         """The parameters that other ranks of the expert group do not have."""
         for number in range(len(self.layers)):
             yield from self.layer(number).sharded()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What runs meanwhile is no part of the sum of losses."""
+        kept = self._loss
+        try:
+            yield
+        finally:
+            self._loss = kept
 
     def take_loss(self) -> Tensor | None:
         """The sum of the layers' own losses over all microbatches since it was last taken."""

@@ -1,13 +1,14 @@
 """Message times: round trips between two ranks, with nothing else on the wire."""
 
 import time
+from functools import partial
 from itertools import pairwise
 from statistics import median
 
 import torch
-import torch.distributed as dist
 
 from pipec.runtime.inside import Inside
+from pipec.runtime.profile.together import talking, together
 from pipec.runtime.specs import Specs, TensorSpec
 from pipec.runtime.wires import Wire
 
@@ -18,23 +19,31 @@ ROUNDS, BATCHES = 8, 6
 
 
 def message_times(inside: Inside) -> dict[Pair, float]:
-    """Milliseconds of a message between each two ranks that exchange any; those of this rank.
+    """Milliseconds of a message between each two ranks that exchange any.
 
     Half of a round trip of the largest message that goes between them, over the pipeline's own
     wire, one pair after the other. Called by all ranks, between steps.
     """
-    placement, rank = inside.plan.program.placement, inside.rank
     times: dict[Pair, float] = {}
-    for low, high in sorted({(min(pair), max(pair)) for pair in placement.neighbours}):
-        dist.barrier(inside.group)
-        if rank not in (low, high):
-            continue
-        specs, peer = _largest(inside, (low, high)), high if rank == low else low
-        looks = [_trips(inside, specs, peer, first=rank == low) for _ in range(BATCHES)]
-        if rank == low:
-            times[low, high] = times[high, low] = median(looks[1:]) / (2 * ROUNDS)
-    dist.barrier(inside.group)
+    neighbours = inside.plan.program.placement.neighbours
+    for low, high in sorted({(min(pair), max(pair)) for pair in neighbours}):
+        looks = together(inside, "time messages", partial(_trips, inside, (low, high)))[low]
+        times[low, high] = times[high, low] = median(looks[1:]) / (2 * ROUNDS)
     return times
+
+
+def _trips(inside: Inside, pair: Pair) -> list[float]:
+    """Looks of one of the two ranks; nothing on the others."""
+    if inside.rank not in pair:
+        return []
+    first, peer = inside.rank == pair[0], sum(pair) - inside.rank
+
+    def looks() -> list[float]:
+        specs = _largest(inside, pair)
+        out, back = ([_empty(spec, inside.device) for spec in specs] for _ in range(2))
+        return [_look(inside, out, back, peer, first) for _ in range(BATCHES)]
+
+    return talking(inside, looks)
 
 
 def _largest(inside: Inside, pair: Pair) -> Specs:
@@ -49,9 +58,10 @@ def _largest(inside: Inside, pair: Pair) -> Specs:
     return max(crossings, key=lambda one: one.size).resolve()
 
 
-def _trips(inside: Inside, specs: Specs, peer: int, first: bool) -> float:
+def _look(
+    inside: Inside, out: list[torch.Tensor], back: list[torch.Tensor], peer: int, first: bool
+) -> float:
     """Milliseconds of some round trips: one side begins, the other one answers."""
-    out, back = (_tensors(specs, inside.device) for _ in range(2))
     wire: Wire = inside.wire
     send, receive = wire.sender(peer), wire.receiver(peer)
     begin, posted = time.perf_counter(), []
@@ -67,10 +77,6 @@ def _trips(inside: Inside, specs: Specs, peer: int, first: bool) -> float:
     if inside.device.type != "cpu":
         torch.accelerator.synchronize()
     return (time.perf_counter() - begin) * 1e3
-
-
-def _tensors(specs: Specs, device: torch.device) -> list[torch.Tensor]:
-    return [_empty(spec, device) for spec in specs]
 
 
 def _empty(spec: TensorSpec, device: torch.device) -> torch.Tensor:

@@ -4,11 +4,11 @@ import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from pipec.program.costs_file import CostsFile
@@ -16,9 +16,12 @@ from pipec.program.effects import COMPUTE
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.inside import Inside
 from pipec.runtime.listener import Point, Run
+from pipec.runtime.profile.exchanges import all_to_all_times
 from pipec.runtime.profile.messages import message_times
 from pipec.runtime.profile.sizes import Sizes
-from pipec.runtime.profile.summary import HEAD, Measured, summary
+from pipec.runtime.profile.summary import Measured, Summary, summary
+from pipec.runtime.profile.sums import sum_times
+from pipec.runtime.profile.together import together
 
 KEPT = 64
 """Steps that are kept; of more, the last ones."""
@@ -94,30 +97,24 @@ class Profile:
         optimizer: that of this rank, whose state is weighed, too.
         Raises `PipelineError` on all ranks if one of them has timed no step.
         """
-        return summary(self._plan, self._gathered(optimizer)).file
+        return self._summary(optimizer).file
 
     def save(
         self, path: str | os.PathLike[str], optimizer: torch.optim.Optimizer | None = None
     ) -> None:
         """Measure, and let rank 0 write the costs file, with how far times spread as comments.
 
-        Where rank 0 cannot write, it raises `OSError`, and the others `PipelineError`.
+        Where it cannot, it raises `OSError` (or what else stopped it), and the others
+        `PipelineError`.
         """
-        found = summary(self._plan, self._gathered(optimizer))
+        found = self._summary(optimizer)
         inside = self._known()
-        failed: OSError | None = None
-        head = HEAD.format(plan=inside.plan.name, steps=self.steps)
-        try:
+
+        def write() -> None:
             if inside.rank == 0:
-                found.file.save(path, found.notes, head)
-        except OSError as error:
-            failed = error
-        every: list[Any] = [None] * inside.plan.ranks
-        dist.all_gather_object(every, failed and str(failed), group=inside.group)
-        if failed:
-            raise failed
-        if every[0]:
-            raise PipelineError("rank 0 cannot write the costs file", found=every[0])
+                found.file.save(path, found.notes, found.head)
+
+        together(inside, "write the costs file", write)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -132,27 +129,22 @@ class Profile:
             raise PipelineError("this profile listens to no pipeline", hint=hint)
         return self._inside
 
-    @property
-    def _plan(self) -> Any:
-        return self._known().plan
-
-    def _gathered(self, optimizer: torch.optim.Optimizer | None) -> list[Measured]:
-        """What each rank has measured."""
+    def _summary(self, optimizer: torch.optim.Optimizer | None) -> Summary:
+        """What all ranks have measured, the same on each."""
         inside = self._known()
-        took = self._took()
-        enough: list[Any] = [None] * inside.plan.ranks
-        dist.all_gather_object(enough, self.steps, group=inside.group)
+        enough = together(inside, "say how many steps it has timed", lambda: self.steps)
         if not all(enough):
             raise PipelineError(
                 f"rank {enough.index(0)} has timed no step",
                 expected=f"more than {self._skip} training steps",
                 hint="the first ones are skipped: see `skip`",
             )
-        sizes = self._sizes.by_stage(inside, optimizer)
-        mine = Measured(took, sizes, message_times(inside))
-        every: list[Any] = [None] * inside.plan.ranks
-        dist.all_gather_object(every, mine, group=inside.group)
-        return every
+        took = together(inside, "read its times", self._took)
+        weigh = partial(self._sizes.by_stage, inside, optimizer)
+        sizes = together(inside, "weigh its stages", weigh)
+        messages, sums = message_times(inside), sum_times(inside)
+        exchanges = all_to_all_times(inside, self._sizes.given)
+        return summary(inside.plan, Measured(took, sizes, messages, sums, exchanges), self.steps)
 
     def _took(self) -> dict[int, NDArray[np.float64]]:
         """For each row of this rank's stream that computes: what it took, step by step, in ms."""

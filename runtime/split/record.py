@@ -55,9 +55,13 @@ class Record:
         self.pieces.clear()
         self.taken, self.owed = [], {}
 
+    def kept(self) -> list[Tensor]:
+        """What is kept alive for W."""
+        return [tensor for piece in self.pieces for tensor in piece[2:4]]
+
     def held_bytes(self) -> int:
         """Bytes of memory kept alive for W, each storage counted once."""
-        kept = [tensor.untyped_storage() for piece in self.pieces for tensor in piece[2:4]]
+        kept = [tensor.untyped_storage() for tensor in self.kept()]
         return sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values())
 
     def defer(
