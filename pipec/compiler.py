@@ -5,11 +5,11 @@ text --read--> File --bind--> Schedule --arrange--> Order --lower--> Program --v
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-from pipec.findings import Finding, PipecError, listed, nearest
+from pipec.findings import Finding, PipecError
 from pipec.interop.torch_csv import is_torch_csv, read_torch_csv
 from pipec.interop.torch_live import PREFIX, SIZES, torch_schedule
 from pipec.language import read
@@ -26,16 +26,16 @@ from pipec.order.expand import BUDGET
 from pipec.order.schedule import Schedule, bind
 from pipec.program.costs import Costs
 from pipec.program.costs_file import CostsFile, load_costs
-from pipec.program.cut import cut_costs, cut_memory, longest
+from pipec.program.cut import cut_costs, cut_memory
 from pipec.program.graph import Channels
 from pipec.program.memory import Limit, Memory, with_limit
-from pipec.program.pairs import unknown_pair
 from pipec.program.parts import Layout, Pattern, parse_layout
 from pipec.program.placement import Placement
 from pipec.program.plan import Plan, is_plan, parse_plan
 from pipec.program.program import Order, Program
 from pipec.program.reading import is_listing, parse_listing
 from pipec.source import Source
+from pipec.stated import at_most, entries_exist, pairs_known, parts_exist
 from pipec.verify.certificate import Certificate, verify
 from pipec.verify.json import certificate_json
 
@@ -59,6 +59,8 @@ class Settings:
     """
     cut: int = 0
     """The equal pieces of the model that costs and sizes are stated for; 0: one per stage."""
+    files: tuple[Source, ...] = field(default=(), compare=False, repr=False)
+    """The files that state costs and sizes, the later over the earlier, to point into."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def compile(
         layers=opened,
         neighbours=neighbours,
         cut=cut,
+        files=() if file.source is None else (file.source,),
     )
     compiled = build(os.fspath(schedule), parameters, settings)
     certificate = certify(compiled, settings)
@@ -163,8 +166,8 @@ def build_text(
     settings = _in_stages(settings, schedule, schedule.placement, bool(schedule.layouts))
     costs = schedule.costs.override(settings.costs) if settings.costs else schedule.costs
     memory = _settled(schedule.memory, settings.memory, source)
-    _pairs_known(costs, schedule.placement)
-    _at_most(costs, memory, int(schedule.placement.stages.max()), "stage")
+    pairs_known(costs, schedule.placement, settings.files)
+    at_most(costs, memory, int(schedule.placement.stages.max()), "stage", settings.files)
     schedule = replace(schedule, costs=costs, memory=memory)
     orders, layouts = [arrange(schedule, settings.budget)], schedule.layouts
     if settings.layers:
@@ -175,7 +178,7 @@ def build_text(
         orders = _opened(orders[0], layouts, schedule.patterns, likely, settings.neighbours)
     program = _fitting(orders, likely, memory, settings.channels)
     compiled = Compiled(name or schedule.name, schedule.parameters, program, costs, memory)
-    return _with(compiled, Settings(grouped=settings.grouped))
+    return _with(compiled, Settings(grouped=settings.grouped, files=settings.files))
 
 
 def _opened(
@@ -186,7 +189,7 @@ def _opened(
     neighbours: int,
 ) -> list[Order]:
     """The orders of the opened chunks that come into question, the shortest first."""
-    _entries_exist(patterns, layouts, order.origins.source)
+    entries_exist(patterns, layouts, order.origins.source)
     issue = overlapped if neighbours else natural
     weave = weaving(issue, costs, layouts, patterns if neighbours else ())
     opened = open_chunks(order, layouts, weave)
@@ -300,9 +303,9 @@ def _with(compiled: Compiled, settings: Settings) -> Compiled:
         message = "only the chunks of a text can be opened"
         expected, found = "a library schedule or a `.pipe` file", f"`{compiled.name}`"
         raise PipecError([Finding("usage", message, None, expected, found)])
-    _parts_exist(costs, program)
-    _pairs_known(costs, program.placement)
-    _at_most(costs, memory, int(program.placement.stages.max()), "stage")
+    parts_exist(costs, placement.layouts, settings.files)
+    pairs_known(costs, placement, settings.files)
+    at_most(costs, memory, int(placement.stages.max()), "stage", settings.files)
     return replace(compiled, program=program, costs=costs, memory=memory)
 
 
@@ -320,7 +323,7 @@ def _in_stages(
         message, found = "opened chunks have no share of a piece", f"`cut` {settings.cut}"
         hint = "state the costs of the chunks, without `cut`"
         raise PipecError([Finding("usage", message, None, "chunks without parts", found, hint)])
-    _at_most(costs, memory, settings.cut, "piece")
+    at_most(costs, memory, settings.cut, "piece", settings.files)
     stages = int(placement.stages.max())
     return replace(
         settings,
@@ -328,55 +331,6 @@ def _in_stages(
         memory=cut_memory(memory, settings.cut, stages, own.memory),
         cut=0,
     )
-
-
-def _parts_exist(costs: Costs, program: Program) -> None:
-    """Raises `PipecError` for the cost of a part that no chunk has: it would count for nothing."""
-    layouts = program.placement.layouts
-    known = sorted({part.name for parts in layouts for part in parts if part.wire is None})
-    for key in costs.times:
-        name = key.partition(".")[2]
-        if name and name not in known:
-            message, expected = f"no chunk has a part `{name}`", listed(known) or "no such cost"
-            hint = nearest(name, known) or "open the chunks with `layers`"
-            raise PipecError([Finding("usage", message, None, expected, f"`{key}`", hint)])
-
-
-def _pairs_known(costs: Costs, placement: Placement) -> None:
-    """Raises `PipecError` where a message would have no cost, though messages have."""
-    rest = not costs.pairs or "send" in costs.times
-    finding = None if rest else unknown_pair(costs.pairs, placement)
-    if finding:
-        raise PipecError([finding])
-
-
-def _at_most(costs: Costs, memory: Memory, count: int, what: str) -> None:
-    """Raises `PipecError` for a list that goes on behind the last stage: it is of another cut."""
-    key, amounts = longest(costs, memory)
-    if amounts > count:
-        message = f"there are {amounts} amounts of `{key}` for {count} {what}{'s' * (count > 1)}"
-        expected, found = f"at most {count}, one per {what}", f"{amounts}"
-        hint = f"`cut` {amounts} shares them among stages, if the model has {amounts} equal pieces"
-        raise PipecError([Finding("usage", message, None, expected, found, hint)])
-
-
-def _entries_exist(
-    patterns: tuple[Pattern, ...], layouts: tuple[Layout, ...], source: Source | None
-) -> None:
-    """Raises `PipecError` for parts in a pattern that no chunk has, under `--layers`."""
-    known = sorted({part.name for parts in layouts for part in parts})
-    unknown = {
-        entry.name: entry
-        for pattern in patterns
-        for entry in (*pattern.compute, *pattern.wire)
-        if entry.name not in known
-    }
-    if unknown:
-        findings = [
-            Finding("parts", f"no chunk has a part `{name}`", one.span, listed(known), f"`{name}`")
-            for name, one in unknown.items()
-        ]
-        raise PipecError(findings, source)
 
 
 def _settled(own: Memory, given: Memory | None, source: Source | None) -> Memory:

@@ -68,6 +68,25 @@ class PipecError(Exception):
         return "; ".join(parts)
 
 
+class Rejecting:
+    """Notes the mistakes that a reader comes to in a text, all of one code, each with its place."""
+
+    def __init__(self, code: str, findings: list[Finding]):
+        """findings: where they are put, with those of others."""
+        self._code, self._findings = code, findings
+
+    def __call__(
+        self,
+        message: str,
+        span: Span,
+        expected: str,
+        found: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """One mistake."""
+        self._findings.append(Finding(self._code, message, span, expected, found, hint))
+
+
 class Stop(Exception):
     """Ends one room's work at its first mistake; caught in the same room, never seen outside."""
 

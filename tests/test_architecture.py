@@ -20,7 +20,7 @@ ROOMS = """
     lower
     verify
     interop
-    library compiler families explain
+    library stated compiler families explain
     tune
     runtime
     view

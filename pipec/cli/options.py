@@ -1,8 +1,6 @@
 """What commands are told: K=V arguments and the common options."""
 
-import json
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 from pathlib import Path
@@ -13,8 +11,7 @@ import click
 from pipec.compiler import Settings, layers_of
 from pipec.order.expand import BUDGET
 from pipec.program.costs import Costs
-from pipec.program.costs_file import load_costs
-from pipec.program.costs_where import said
+from pipec.program.costs_file import load_costs, load_sizes
 from pipec.program.graph import TOPOLOGIES, Channels
 from pipec.program.memory import Limit, Memory, with_limit
 
@@ -151,26 +148,26 @@ def settings(options: dict[str, Any]) -> Settings:
         costs = costs.override(stated) if costs else stated
     channels = Channels(options["channels"], options["credits"])
     layers = None if options["layers"] is None else layers_of(options["layers"])
+    files = [load_sizes(words) for words in options["memory"] if "=" not in words]
+    files = [*([file] if file else []), *files]
     return Settings(
         costs,
-        _memory(options, file.memory if file else None),
+        _memory(options, [file.memory for file in files if file.memory]),
         channels,
         options["budget"],
         options["grouped"],
         layers,
         options["neighbours"],
         options["cut"] or 0,
+        tuple(file.source for file in files if file.source),
     )
 
 
-def _memory(options: dict[str, Any], measured: Memory | None) -> Memory | None:
-    """The costs file first, files of sizes, what the command line states; the limit apart."""
+def _memory(options: dict[str, Any], stated: list[Memory]) -> Memory | None:
+    """What files state first, then the command line; the limit apart."""
     limit = None if options["memory_limit"] is None else Limit.of(options["memory_limit"])
-    files = [Path(words) for words in options["memory"] if "=" not in words]
     words = [word for words in options["memory"] if "=" in words for word in words.split(",")]
-    stated = [measured] if measured else []
-    stated += [Memory.of(_table(path, "a memory file", "activation = '1.5GB'")) for path in files]
-    stated += [Memory.of(_assigned(words, "--memory"))] if words else []
+    stated = [*stated, *([Memory.of(_assigned(words, "--memory"))] if words else [])]
     return with_limit(reduce(Memory.override, stated) if stated else None, limit)
 
 
@@ -239,18 +236,3 @@ def _assignments(words: Iterable[str], where: str) -> Iterator[tuple[str, str]]:
         if not equals or not key or not value:
             raise click.UsageError(f"{where} is given as K=V, not as {word!r}")
         yield key, value
-
-
-def _table(path: Path, what: str, example: str) -> dict[str, Any]:
-    """The content of a TOML or JSON file. Raises `click.UsageError`."""
-    try:
-        content = path.read_text(encoding="utf-8")
-        is_json = path.suffix == ".json" or content.lstrip().startswith("{")
-        table = json.loads(content) if is_json else tomllib.loads(content)
-    except OSError as error:
-        raise click.UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{path} is not {what}: {said(error)}") from None
-    if not isinstance(table, dict):
-        raise click.UsageError(f"{path} is not {what}: expected keys such as {example}")
-    return table

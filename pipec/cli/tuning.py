@@ -15,11 +15,10 @@ from pipec.files import replace_text
 from pipec.findings import Finding, PipecError
 from pipec.processes import interruptible, uninterrupted
 from pipec.program.costs import Costs
-from pipec.program.cut import longest
 from pipec.program.listing import listing
 from pipec.program.memory import Memory
-from pipec.program.pairs import unknown_pair
 from pipec.program.placement import Flow, Placement
+from pipec.stated import Files, at_most, pairs_known
 from pipec.tune.points import Point, points
 from pipec.tune.recipe import PLACEMENTS, Trial
 from pipec.tune.search import Budget, State, search
@@ -101,23 +100,15 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
         options["cut"] or 0,
         options["seed"],
     )
-    _check_amounts(setting)
+    _check_amounts(setting, chosen.files)
     return setting
 
 
-def _check_amounts(setting: Setting) -> None:
+def _check_amounts(setting: Setting, files: Files) -> None:
     """Refuse amounts of more pieces than there are, and messages without a cost."""
-    key, count = longest(setting.costs, setting.memory)
-    if count > setting.pieces:
-        raise click.UsageError(
-            f"{key} is stated for {count} pieces, and there are {setting.pieces}: "
-            f"say `--cut {count}` if the model has {count} equal pieces"
-        )
-    pairs = {} if "send" in setting.costs.times else setting.costs.pairs
+    at_most(setting.costs, setting.memory, setting.pieces, "piece", files)
     linear = Flow("main", setting.microbatches, tuple(range(setting.ranks)))
-    missing = pairs and unknown_pair(pairs, Placement(setting.ranks, (linear,)))
-    if missing:
-        raise PipecError([missing])
+    pairs_known(setting.costs, Placement(setting.ranks, (linear,)), files)
 
 
 _LARGEST = 16_384

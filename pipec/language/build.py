@@ -9,7 +9,7 @@ from lark.tree import Meta
 from lark.visitors import Transformer_NonRecursive, v_args
 
 from pipec.amounts import SUFFIXES
-from pipec.findings import Finding
+from pipec.findings import Finding, Rejecting
 from pipec.language import syntax as s
 from pipec.source import Span
 
@@ -26,7 +26,7 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def __init__(self, base: int, findings: list[Finding], refused: set[str]):
         super().__init__()
         self._base = base
-        self._findings = findings
+        self._reject = Rejecting("syntax", findings)
         self._refused = refused
         self._depths: dict[int, int] = {}
 
@@ -37,16 +37,6 @@ class Builder(Transformer_NonRecursive[Token, Any]):
         if at.empty:
             return Span(self._base, self._base)
         return Span(self._base + at.start_pos, self._base + at.end_pos)
-
-    def _reject(
-        self,
-        message: str,
-        span: Span,
-        expected: str,
-        found: str | None = None,
-        hint: str | None = None,
-    ) -> None:
-        self._findings.append(Finding("syntax", message, span, expected, found, hint))
 
     def _deep(self, node: Any, *children: Any) -> Any:
         """Remember how deep an expression is, so that nothing later recurses without a bound."""

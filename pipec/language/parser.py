@@ -8,7 +8,7 @@ from typing import Any
 
 from lark.exceptions import UnexpectedInput
 
-from pipec.findings import Finding
+from pipec.findings import Finding, Rejecting
 from pipec.language import syntax as s
 from pipec.language.build import Builder
 from pipec.language.complaint import complaint
@@ -47,6 +47,7 @@ class _Assembly:
     def __init__(self, source: Source, lines: Layout):
         self._text = source.text
         self._findings = lines.findings
+        self._reject = Rejecting("syntax", lines.findings)
         self._marked = [finding.span for finding in lines.findings if finding.span]
         self._sure = lines.sure
         self._refused: set[str] = set()
@@ -191,16 +192,6 @@ class _Assembly:
             self._reject(f"{what} cannot stand here", block.line.code, expected, what, hint)
         body = self._nodes(self._lines(block.inner), "anywhere")
         return s.Broken(_bound(self._code(block)), body, block.line.code)
-
-    def _reject(
-        self,
-        message: str,
-        span: Span,
-        expected: str,
-        found: str | None = None,
-        hint: str | None = None,
-    ) -> None:
-        self._findings.append(Finding("syntax", message, span, expected, found, hint))
 
     def _code(self, block: Block) -> str:
         return self._text[block.line.code.start : block.line.code.end]

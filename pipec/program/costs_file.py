@@ -7,7 +7,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from pipec.files import replace_text
 from pipec.findings import Finding, PipecError, listed, nearest
 from pipec.program.costs import UNITS, Costs
 from pipec.program.costs_text import costs_text
-from pipec.program.costs_where import broken_at, key_at
+from pipec.program.costs_where import NOWHERE, broken_at, key_at
 from pipec.program.memory import Memory
 from pipec.program.sizes import Stated, read_stated, settle
-from pipec.source import Source, Span
+from pipec.source import Source
 
 SEND = "send"
 OPENED = ("F", "B", "W", "BW")
@@ -27,10 +27,11 @@ OPENED = ("F", "B", "W", "BW")
 
 @dataclass(frozen=True)
 class CostsFile:
-    """Times, and sizes if there are any."""
+    """Times, and sizes if there are any; and the text that said them, to point into."""
 
     costs: Costs = Costs()
     memory: Memory | None = None
+    source: Source | None = field(default=None, compare=False, repr=False)
 
     def save(
         self, path: str | os.PathLike[str], notes: Mapping[str, str] | None = None, head: str = ""
@@ -44,30 +45,53 @@ class CostsFile:
 
 def load_costs(path: str | os.PathLike[str]) -> CostsFile:
     """Read a costs file. Raises `PipecError` with all that is wrong with it, line by line."""
-    try:
-        content = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        finding = Finding("usage", f"{path} is not a costs file", None, "TOML in UTF-8", "bytes")
-        raise PipecError([finding]) from None
-    return parse_costs(Source(str(path), content.removeprefix(_MARK)))
+    return parse_costs(_text(path, _COSTS))
 
+
+def load_sizes(path: str | os.PathLike[str]) -> CostsFile:
+    """Read a file of sizes alone, keyed as `[memory]` of a costs file is. Raises `PipecError`."""
+    source = _text(path, _SIZES)
+    table, findings = _table(source, _SIZES), _Findings(source)
+    memory = _memory(table, findings, "")
+    if findings.all:
+        raise PipecError(findings.all, source)
+    return CostsFile(memory=memory, source=source)
+
+
+def parse_costs(source: Source) -> CostsFile:
+    """Read the text of a costs file. Raises `PipecError`."""
+    table, findings = _table(source, _COSTS), _Findings(source)
+    sizes = table.pop("memory", None)
+    costs = _costs(table, findings)
+    memory = None if sizes is None else _memory(sizes, findings, "memory")
+    if findings.all:
+        raise PipecError(findings.all, source)
+    return CostsFile(costs, memory, source)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a file is called, and an example of a line of it."""
+
+    name: str
+    line: str
+    key: str
+
+
+_COSTS = _Form("a costs file", "`F = 1.5`", "F")
+_SIZES = _Form("a memory file", "`activation = '1.5GB'`", "activation")
 
 _MARK = "\ufeff"
 """Some editors begin a file with this mark of UTF-8."""
 
 
-def parse_costs(source: Source) -> CostsFile:
-    """Read the text of a costs file. Raises `PipecError`."""
-    table, findings = _table(source), _Findings(source)
-    sizes = table.pop("memory", None)
-    costs = _costs(table, findings)
-    memory = None if sizes is None else _memory(sizes, findings)
-    if findings.all:
-        raise PipecError(findings.all, source)
-    return CostsFile(costs, memory)
-
-
-_NOWHERE = Span(0, 0)
+def _text(path: str | os.PathLike[str], form: _Form) -> Source:
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        finding = Finding("usage", f"{path} is not {form.name}", None, "TOML in UTF-8", "bytes")
+        raise PipecError([finding]) from None
+    return Source(str(path), content.removeprefix(_MARK))
 
 
 class _Findings:
@@ -80,11 +104,11 @@ class _Findings:
     def add(self, finding: Finding, key: str, table: str = "") -> None:
         text = self._source.text
         span = key_at(text, key, table)
-        span = key_at(text, table) if table and span == _NOWHERE else span
+        span = key_at(text, table) if table and span == NOWHERE else span
         self.all.append(replace(finding, code="usage", span=span))
 
 
-def _table(source: Source) -> dict[str, Any]:
+def _table(source: Source, form: _Form) -> dict[str, Any]:
     """The keys and values of a file; numbers with a point stay texts, so that they are exact."""
     text = source.text
     is_json = source.name.endswith(".json") or text.lstrip().startswith("{")
@@ -96,18 +120,13 @@ def _table(source: Source) -> dict[str, Any]:
         )
     except (ValueError, RecursionError) as error:
         span, message = broken_at(text, error)
-        expected = "JSON" if is_json else "TOML: lines such as `F = 1.5`"
-        finding = Finding("usage", f"this is not a costs file: {message}", span, expected)
+        expected = "JSON" if is_json else f"TOML: lines such as {form.line}"
+        finding = Finding("usage", f"this is not {form.name}: {message}", span, expected)
         raise PipecError([finding], source) from None
     if isinstance(table, dict):
         return table
-    finding = Finding(
-        "usage",
-        "this is not a costs file",
-        Span(0, 0),
-        "keys such as F",
-        type(table).__name__,
-    )
+    message, expected = f"this is not {form.name}", f"keys such as {form.key}"
+    finding = Finding("usage", message, NOWHERE, expected, type(table).__name__)
     raise PipecError([finding], source)
 
 
@@ -150,7 +169,8 @@ def _stated(key: str, value: Any, findings: _Findings) -> Iterator[Costs]:
     yield from read({key: value}, key)
 
 
-def _memory(sizes: Any, findings: _Findings) -> Memory | None:
+def _memory(sizes: Any, findings: _Findings, table: str) -> Memory | None:
+    """Sizes, in a table of the file or (with no name) in the file as a whole."""
     if not isinstance(sizes, dict):
         message, expected = "`memory` is a table", "`[memory]`, then `activation = '1.5GB'`"
         findings.add(Finding("usage", message, None, expected, str(sizes)[:60]), "memory")
@@ -161,8 +181,8 @@ def _memory(sizes: Any, findings: _Findings) -> Memory | None:
             stated[key] = read_stated(key, value)
         except PipecError as error:
             for finding in error.findings:
-                findings.add(finding, key, "memory")
+                findings.add(finding, key, table)
     settled = settle(stated)
     for key, finding in settled.wrong:
-        findings.add(finding, key, "memory")
+        findings.add(finding, key, table)
     return Memory(settled.sizes, settled.in_bytes)

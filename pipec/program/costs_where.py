@@ -2,8 +2,11 @@
 
 import json
 import re
+from collections.abc import Sequence
 
-from pipec.source import Span
+from pipec.source import Source, Span
+
+NOWHERE = Span(0, 0)
 
 _HEADER = re.compile(r"\s*\[+\s*([^\]]*?)\s*\]+\s*(#.*)?")
 _AT = re.compile(r"\(at (?:line (\d+), column (\d+)|end of document)\)")
@@ -16,7 +19,7 @@ def key_at(text: str, key: str, table: str = "") -> Span:
 
     Both may be written with and without quotes. Tables of JSON are not told apart.
     """
-    found, inside, start = Span(0, 0), "", 0
+    found, inside, start = NOWHERE, "", 0
     nested = text.lstrip().startswith("{")
     for line in text.split("\n"):
         if header := _HEADER.fullmatch(line):
@@ -30,6 +33,21 @@ def key_at(text: str, key: str, table: str = "") -> Span:
             return Span(start + match.start(2), start + match.end(2))
         start += len(line) + 1
     return found
+
+
+def stated_at(files: Sequence[Source], key: str) -> tuple[Source, Span] | None:
+    """Where files state a key: `send`, `F.mlp` or `memory.stash`; the last of them that does.
+
+    A file of sizes alone has no table `memory`.
+    """
+    table, dot, name = key.partition(".")
+    for source in reversed(files):
+        places = [key_at(source.text, key)]
+        places += [key_at(source.text, name, table)] if dot else []
+        places += [key_at(source.text, name)] if table == "memory" else []
+        if span := next((one for one in places if one != NOWHERE), None):
+            return source, span
+    return None
 
 
 def broken_at(text: str, error: Exception) -> tuple[Span, str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.findings import Finding, PipecError, listed, nearest
+from pipec.findings import Finding, PipecError, Rejecting, listed, nearest
 from pipec.program.effects import COMPUTE, EFFECTS, STEP, Kind, Lane, Step
 from pipec.program.listing import ARROWS
 from pipec.program.parts import Layout, parse_layout
@@ -64,6 +64,7 @@ class _Reader:
     def __init__(self, source: Source):
         self._source = source
         self._findings: list[Finding] = []
+        self._reject = Rejecting("listing", self._findings)
         self._ranks: int | None = None
         self._flows: list[Flow] = []
         self._placement: Placement | None = None
@@ -94,16 +95,6 @@ class _Reader:
             self._reject("this line cannot be read", span, "`flow ...` or `rank 0:`", f"`{code}`")
         else:
             self._read_instruction(code, span)
-
-    def _reject(
-        self,
-        message: str,
-        span: Span,
-        expected: str,
-        found: str | None = None,
-        hint: str | None = None,
-    ) -> None:
-        self._findings.append(Finding("listing", message, span, expected, found, hint))
 
     def _read_ranks(self, code: str, span: Span) -> None:
         match = re.fullmatch(r"ranks\s+(\d{1,9})", code)

@@ -114,7 +114,7 @@ def test_the_text_is_overridden(tmp_path: Path) -> None:
         ("--memory state=1,optimizer=1", "state the same thing"),
         ("--memory F=1,W=-2", "W does not give back what F and B have left"),
         ("--memory activation=1GB,state=3", "`state` is a plain number, `activation` is in bytes"),
-        ("--memory nowhere.toml", "cannot read nowhere.toml"),
+        ("--memory nowhere.toml", "nowhere.toml: No such file"),
         ("--memory-limit 40GB", "the limit is in bytes, the sizes are not"),
         ("--memory-limit 40gb", "this is no limit of memory"),
         ("--memory activation=1GB --memory-limit 40", "the sizes are in bytes, the limit is not"),
@@ -124,6 +124,23 @@ def test_what_is_wrong_with_a_command(options: str, said: str) -> None:
     """Status 2 and one sentence, never a traceback."""
     shown = pipec(f"verify 1f1b P=2 M=2 {options}", 2)
     assert said in shown.stderr and shown.stdout == ""
+
+
+def test_mistakes_of_a_file_have_their_lines(tmp_path: Path) -> None:
+    """All at once, as in a costs file; and what does not fit the schedule, too."""
+    path = tmp_path / "sizes.toml"
+    path.write_text('activation = "1.5gb"\n\nactivatoin = 2\n', encoding="utf-8")
+    said = pipec(f"verify 1f1b P=2 M=2 --memory {path}", 2).stderr
+    assert f"{path}:1:1" in said and "found: 1.5gb" in said
+    assert f"{path}:3:1" in said and "did you mean `activation`?" in said
+    path.write_text('message = 0.1\nactivation "1GB"\n', encoding="utf-8")
+    said = pipec(f"verify 1f1b P=2 M=2 --memory {path}", 2).stderr
+    assert f"{path}:2:12" in said and "this is not a memory file" in said
+    path.write_text("message = 0.1\nactivation = [1, 2, 3]\n", encoding="utf-8")
+    said = pipec(f"verify 1f1b P=2 M=2 --memory {path}", 2).stderr
+    assert f"{path}:2:1" in said and "there are 3 amounts of `activation`" in said
+    path.write_bytes(b"\xff\xfe")
+    assert "is not a memory file" in pipec(f"verify 1f1b P=2 M=2 --memory {path}", 2).stderr
 
 
 def test_a_plan_keeps_sizes_and_limit(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _codes(module: Path) -> Iterator[str]:
             continue
         called = getattr(node.func, "id", getattr(node.func, "attr", ""))
         given = [key.value for key in node.keywords if key.arg == "code"]
-        if called in ("Finding", "SplitError", "finding", "add", "_finding"):
+        if called in ("Finding", "SplitError", "Rejecting", "finding", "add", "_finding"):
             given += node.args[:1]
         if called == "PipelineError" and not given:
             yield "runtime"

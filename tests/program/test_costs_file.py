@@ -235,3 +235,39 @@ def test_notes_stand_above_their_keys() -> None:
         "# b",
         'stash = "1B"',
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "layers", "said", "where"),
+    [
+        ('B = 2\n"F.mpl" = 1\n', True, "no chunk has a part `mpl`", "x.toml:2:2"),
+        ("B = 2\n[F]\nmlp = 1\nattn = 2\n", True, "no chunk has a part `attn`", "x.toml:4:1"),
+        ("B = 2\n[F]\nmlp = 1\n", False, "open the chunks with `layers`", "x.toml:3:1"),
+        ("B = 2\nF = [1, 2, 3]\n", False, "3 amounts of `F`", "x.toml:2:1"),
+        ("B = 2\n[memory]\nstash = [1, 2, 3]\n", False, "amounts of `stash`", "x.toml:3:1"),
+        ('B = 2\n[send]\n"0->1" = 1\n', False, "from rank 1 to rank 0", "x.toml:2:1"),
+    ],
+)
+def test_what_does_not_fit_the_schedule_has_its_place(
+    text: str, layers: bool, said: str, where: str, tmp_path: Path
+) -> None:
+    """Found only when the schedule is known, and shown in the file all the same."""
+    path = tmp_path / "x.toml"
+    path.write_text(text, encoding="utf-8")
+    opened = "2 x attention dispatch mlp combine" if layers else None
+    with pytest.raises(PipecError, match=r"amounts|part|rank") as caught:
+        pipec.compile("1f1b", P=2, M=2, costs=path, layers=opened)
+    shown = error_text(caught.value)
+    assert said in str(shown) and where in str(shown)
+
+
+def test_unknown_parts_are_told_together(tmp_path: Path) -> None:
+    """Each at its line; what the command line states has none."""
+    path = tmp_path / "x.toml"
+    path.write_text("[F]\nmlp = 1\nattn = 2\nmpl = 3\n", encoding="utf-8")
+    with pytest.raises(PipecError) as caught:
+        pipec.compile("1f1b", P=2, M=2, costs=path, layers="attention dispatch mlp combine")
+    assert [one.found for one in caught.value.findings] == ["`F.attn`", "`F.mpl`"]
+    with pytest.raises(PipecError) as caught:
+        pipec.compile("1f1b", P=2, M=2, costs=pipec.Costs.of({"F.mlp": 1}))
+    assert caught.value.source is None
