@@ -138,6 +138,10 @@ def _out_of_range(rank: int, row: list[Action], placement: Placement) -> Iterato
             message = f"rank {rank}: {action.word} at stage {action.stage} has no other end"
             expected = f"stages from 0 to {stages - 1}"
             yield Finding("import", message, action.span, expected)
+        elif action.word in MESSAGES and _row(action, placement)[2] == rank:
+            message = f"rank {rank}: {action.word} at stage {action.stage} goes to its own rank"
+            hint = "between stages of one rank nothing is sent: leave out the SEND and its RECV"
+            yield Finding("import", message, action.span, "another rank", f"rank {rank}", hint)
         elif action.microbatch >= count:
             missing = sorted(set(range(count)) - forwards)
             message = f"rank {rank} runs microbatch {action.microbatch}, which does not exist"

@@ -138,6 +138,8 @@ def _flows(section: Any, ranks: int) -> tuple[Flow, ...]:
         flows.append(Flow(member(flow, "name", str, where), microbatches, placed, backward))
     if not flows or not flows[0].stages or len({flow.stages for flow in flows}) > 1:
         raise Misshapen("`program.flows` do not travel one model", "flows of equally many stages")
+    if len({flow.backward for flow in flows}) > 1:
+        raise Misshapen("`program.flows` do not travel one model", "a backward in all, or in none")
     return tuple(flows)
 
 

@@ -31,24 +31,27 @@ def is_listing(content: str) -> bool:
     return re.match(r"(\s*#[^\n]*\n|\s*\n)*\s*ranks\s+\d", content) is not None
 
 
+_NUMBER = r"\d{1,10}"
+_OPERATION = rf"(?P<flow>\w+)\s+(?P<stage>{_NUMBER})\s+(?P<mb>{_NUMBER})"
 _COMPUTE = re.compile(
-    r"(?P<tie>&\s*)?(?P<kind>F|BW|B|W)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
+    rf"(?P<tie>&\s*)?(?P<kind>F|BW|B|W)\s+{_OPERATION}"
     r"(?:\s+(?P<part>\w+\.\d+))?(?P<nowait>\s+nowait)?"
 )
 _EXPERTS = re.compile(
-    r"(?P<kind>DISPATCH|COMBINE)\s+(?P<step>F|B)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
+    rf"(?P<kind>DISPATCH|COMBINE)\s+(?P<step>F|B)\s+{_OPERATION}"
     r"\s+(?P<part>\w+\.\d+)"
 )
 _MESSAGE = re.compile(
-    r"(?P<tie>&\s*)?(?P<kind>SEND|RECV)\s+(?P<step>F|B)\s+(?P<flow>\w+)\s+(?P<stage>\d+)\s+(?P<mb>\d+)"
-    r"\s*(?P<arrow>->|<-)\s*(?P<peer>\d+)"
+    rf"(?P<tie>&\s*)?(?P<kind>SEND|RECV)\s+(?P<step>F|B)\s+{_OPERATION}"
+    rf"\s*(?P<arrow>->|<-)\s*(?P<peer>{_NUMBER})"
 )
-_SUM = re.compile(r"(?P<kind>SUM)\s+(?P<stage>\d+)\s*<->\s*(?P<peer>\d+)")
+_SUM = re.compile(rf"(?P<kind>SUM)\s+(?P<stage>{_NUMBER})\s*<->\s*(?P<peer>{_NUMBER})")
 _FLOW = re.compile(
-    r"flow\s+(?P<name>\w+)\s+microbatches\s+(?P<microbatches>\d+)\s+ranks(?P<ranks>(?:\s+\d+)+)"
+    rf"flow\s+(?P<name>\w+)\s+microbatches\s+(?P<microbatches>{_NUMBER})"
+    rf"\s+ranks(?P<ranks>(?:\s+{_NUMBER})+)"
     r"(?P<forward>\s+backward\s+false)?"
 )
-_CHUNK = re.compile(r"chunk(?P<stages>(?:\s+\d{1,9})+)\s*:\s*(?P<layers>.*)")
+_CHUNK = re.compile(rf"chunk(?P<stages>(?:\s+{_NUMBER})+)\s*:\s*(?P<layers>.*)")
 _FORMS = (
     "`F flow stage microbatch` (or B, W, BW), `SEND F flow stage microbatch -> rank`, "
     "`RECV F flow stage microbatch <- rank` or `SUM stage <-> rank`"
@@ -89,7 +92,7 @@ class _Reader:
             self._read_flow(code, span)
         elif code.startswith("chunk ") and self._placement is None:
             self._read_chunk(code, span)
-        elif head := re.fullmatch(r"rank\s+(\d+)\s*:", code):
+        elif head := re.fullmatch(rf"rank\s+({_NUMBER})\s*:", code):
             self._read_rank(int(head[1]), span)
         elif self._rank is None:
             self._reject("this line cannot be read", span, "`flow ...` or `rank 0:`", f"`{code}`")
@@ -97,7 +100,7 @@ class _Reader:
             self._read_instruction(code, span)
 
     def _read_ranks(self, code: str, span: Span) -> None:
-        match = re.fullmatch(r"ranks\s+(\d{1,9})", code)
+        match = re.fullmatch(rf"ranks\s+({_NUMBER})", code)
         if not match or not 1 <= int(match[1]) <= MOST_RANKS:
             expected = f"`ranks 4`, at most {MOST_RANKS}"
             message = "a listing begins with its number of ranks"
@@ -124,6 +127,10 @@ class _Reader:
             self._reject("all flows travel the same model", span, expected, f"{len(ranks)}")
             return
         backward = match["forward"] is None
+        if self._flows and backward != self._flows[0].backward:
+            expected = f"a backward as in flow `{self._flows[0].name}`, there and here or nowhere"
+            self._reject("all flows travel the same model", span, expected, f"`{code}`")
+            return
         self._flows.append(Flow(match["name"], int(match["microbatches"]), ranks, backward))
 
     def _read_chunk(self, code: str, span: Span) -> None:

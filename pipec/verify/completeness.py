@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding
-from pipec.program.effects import Kind, Step
+from pipec.program.effects import COMPUTE, EXPERTS, Kind, Step
 from pipec.program.program import Program
 from pipec.verify.place import places
 
@@ -17,23 +17,25 @@ _WORDS = {Step.FORWARD: "F", Step.BACKWARD: "B or BW", Step.WEIGHTS: "W"}
 
 def completeness(program: Program) -> list[Finding]:
     """Findings `missing`, `duplicate` and `misplaced`."""
-    findings = [*_misplaced(program), *_duplicate(program)]
+    findings = [*_misplaced(program), *_duplicate(program), *_unexpected(program)]
     done = _first_rows(program, program.entries)
     rows = program.entries[program.kind[program.entries] == Kind.BW]
     fused = _first_rows(program, rows)
     for flow in range(len(program.placement.flows)):
         findings += _missing(program, flow, done, fused)
-        findings += _superfluous(program, flow, done, fused)
+        findings += _twice_weighted(program, flow, done, fused)
     return findings
 
 
 def _misplaced(program: Program) -> list[Finding]:
     rows = program.compute
+    if program.placement.layouts:
+        rows = np.flatnonzero(COMPUTE[program.kind] | EXPERTS[program.kind])
     home = program.placement.home[program.operation[rows]]
     findings = []
     for row in rows[home != program.rank[rows]][:MOST].tolist():
         right = int(program.placement.home[program.operation[row]])
-        same = rows[program.operation[rows] == program.operation[row]]
+        same = rows[program.slot[rows] == program.slot[row]]
         where = places(program, row, *same[program.rank[same] == right][:1].tolist())
         rank, what = where[0].rank, where[0].instruction
         message = f"rank {rank} runs `{what}`, whose stage rank {right} holds"
@@ -77,9 +79,9 @@ def _missing(program: Program, number: int, done: Array, fused: Array) -> list[F
     return findings
 
 
-def _superfluous(program: Program, number: int, done: Array, fused: Array) -> list[Finding]:
-    """A W after a BW, and any backward of a flow that has none."""
-    flow, here, whole = _shaped(program, number, done, fused)
+def _twice_weighted(program: Program, number: int, done: Array, fused: Array) -> list[Finding]:
+    """A W after a BW."""
+    _, here, whole = _shaped(program, number, done, fused)
     findings = []
     extra = (here[Step.WEIGHTS] >= 0) & (whole[Step.BACKWARD] >= 0)
     for stage, microbatch in np.argwhere(extra).tolist()[:MOST]:
@@ -88,10 +90,24 @@ def _superfluous(program: Program, number: int, done: Array, fused: Array) -> li
         message = f"`{where[-1].instruction}` beside `{where[0].instruction}`: the weights twice"
         span, expected = where[-1].span, "BW, or B and W"
         findings.append(Finding("duplicate", message, span, expected, None, None, where))
-    unexpected = here[Step.BACKWARD :] if not flow.backward else here[:0]
-    for row in unexpected[unexpected >= 0][:MOST].tolist():
+    return findings
+
+
+def _unexpected(program: Program) -> list[Finding]:
+    """A backward, or some part of one, in a flow that has none."""
+    placement, rows = program.placement, program.compute
+    trains = np.array([flow.backward for flow in placement.flows])
+    if trains.all():
+        return []
+    operation = program.operation[rows]
+    backward = placement.step_of(operation) != Step.FORWARD
+    rows = rows[backward & ~trains[placement.flow_of(operation)]]
+    _, firsts = np.unique(program.operation[rows], return_index=True)
+    findings = []
+    for row in rows[firsts][:MOST].tolist():
         where = places(program, row)
-        message = f"`{where[0].instruction}` in flow `{flow.name}`, which has no backward"
+        name = program.instruction(row).flow
+        message = f"`{where[0].instruction}` in flow `{name}`, which has no backward"
         findings.append(Finding("misplaced", message, where[0].span, "F alone", None, None, where))
     return findings
 

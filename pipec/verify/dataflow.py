@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding
-from pipec.program.effects import Kind
+from pipec.program.effects import Kind, Step
 from pipec.program.needs import inputs
 from pipec.program.program import Program
 from pipec.verify.place import places
@@ -69,7 +69,8 @@ def _unready(program: Program, row: int, late: int, value: str) -> Finding:
 def _payloads(program: Program) -> list[Finding]:
     """A SEND comes after the compute that makes its payload, on the same rank.
 
-    A producer that is missing or misplaced is found by completeness and not told again.
+    A producer that is missing or misplaced is found by completeness and not told again. In a flow
+    without a backward none is missing, and no gradient is made.
     """
     rows = np.flatnonzero(program.kind == Kind.SEND)
     producer = program.placement.sources(program.operation[rows])
@@ -77,7 +78,7 @@ def _payloads(program: Program) -> list[Finding]:
     source = np.where(producer >= 0, made[producer], -1)
     here = (source >= 0) & (program.rank[source] == program.rank[rows])
     foreign = (producer < 0) | (program.placement.home[producer] != program.rank[rows])
-    bad = np.where(here, source > rows, foreign)
+    bad = np.where(here, source > rows, foreign | _of_no_backward(program, rows))
     findings = []
     for row, at in zip(rows[bad][:MOST].tolist(), source[bad].tolist(), strict=False):
         where = places(program, row)
@@ -89,6 +90,16 @@ def _payloads(program: Program) -> list[Finding]:
             expected = "the SEND behind its producer"
         findings.append(Finding("not-made", message, where[0].span, expected, None, None, where))
     return findings
+
+
+def _of_no_backward(program: Program, rows: Array) -> Array:
+    """Whether each message is a gradient of a flow that has none."""
+    trains = np.array([flow.backward for flow in program.placement.flows])
+    if trains.all():
+        return np.zeros(len(rows), bool)
+    operation = program.operation[rows]
+    backward = program.placement.step_of(operation) != Step.FORWARD
+    return np.asarray(backward & ~trains[program.placement.flow_of(operation)])
 
 
 def _receipts(program: Program) -> list[Finding]:

@@ -119,6 +119,7 @@ def test_launches_cannot_go_out() -> None:
         ("0F0,0F1,0B0,0B1\n0F0,0B0\n", "stage 0 runs on rank 0 and on rank 1"),
         ("0F0,0B0\n2F0,2B0\n", "stage 1 is nowhere, but stage 2 is"),
         ("0F0,0RECV_F0,0B0\n1F0,1B0\n", "RECV_F at stage 0 has no other end"),
+        ("0F0,0SEND_F0,1RECV_F0,1F0,1B0,0B0\n", "SEND_F at stage 0 goes to its own rank"),
         ("0UNSHARD,0F0,0RESHARD,0B0\n1F0,1B0\n", "computes while its parameters are sharded"),
         ("0UNSHARD,0UNSHARD,0F0,0B0\n1F0,1B0\n", "is unsharded twice"),
     ],

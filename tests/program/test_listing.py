@@ -63,6 +63,7 @@ def test_blanks_comments_and_order_of_ranks_say_nothing() -> None:
     assert read(plain).same(read(other))
 
 
+ENDLESS = "1" * 5000
 EMPTY = "ranks 2\nflow a microbatches 2 ranks 0 1\n"
 
 
@@ -78,6 +79,7 @@ EMPTY = "ranks 2\nflow a microbatches 2 ranks 0 1\n"
         ("ranks 2\nflow a microbatches 0 ranks 0 1\n", "flow `a` is impossible"),
         (EMPTY + "flow a microbatches 2 ranks 0 1\n", "stated twice"),
         (EMPTY + "flow b microbatches 2 ranks 0\n", "all flows travel the same model"),
+        (EMPTY + "flow b microbatches 2 ranks 0 1 backward false\n", "the same model"),
         (EMPTY + "F a 0 0\n", "this line cannot be read"),
         (EMPTY + "rank 0:\n", "rank 1 is missing"),
         (EMPTY + "rank 0:\nrank 0:\nrank 1:\n", "this rank cannot stand here"),
@@ -98,6 +100,13 @@ EMPTY = "ranks 2\nflow a microbatches 2 ranks 0 1\n"
         (EMPTY + "rank 0:\nF a 0 0\n& B a 0 0\n& F a 0 1\nrank 1:\n", "ties this to nothing"),
         ("ranks 1\nflow a microbatches 2147483647 ranks 0\nrank 0:\nF a 0 0\n", "too large"),
         ("ranks 40000\nflow a microbatches 1 ranks 0\nrank 0:\n", "number of ranks"),
+        (f"ranks 1\nflow a microbatches {ENDLESS} ranks 0\n", "this flow cannot be read"),
+        (f"ranks 1\nflow a microbatches 1 ranks {ENDLESS}\n", "this flow cannot be read"),
+        (f"{EMPTY}rank {ENDLESS}:\n", "this line cannot be read"),
+        (f"{EMPTY}rank 0:\nF a {ENDLESS} 0\n", "this instruction cannot be read"),
+        (f"{EMPTY}rank 0:\nSEND F a 1 {ENDLESS} -> 1\n", "this instruction cannot be read"),
+        (f"{EMPTY}rank 0:\nRECV B a 0 0 <- {ENDLESS}\n", "this instruction cannot be read"),
+        (f"{EMPTY}rank 0:\nSUM {ENDLESS} <-> 1\n", "this instruction cannot be read"),
     ],
 )
 def test_mistakes_in_a_listing(content: str, message: str) -> None:

@@ -65,6 +65,20 @@ def move(case: Case, draw: random.Random) -> Case | None:
     return _moved(case, row, draw.randrange(begin, end))
 
 
+def elsewhere(case: Case, draw: random.Random) -> Case | None:
+    """An instruction stands on another rank; the other end of a message knows nothing of it."""
+    program = case.program
+    row = draw.randrange(len(program))
+    rank = draw.choice([one for one in range(program.ranks) if one != program.rank[row]])
+    place = draw.randint(int(program.start[rank]), int(program.start[rank + 1]))
+    place -= place > row
+    rows = np.insert(np.delete(np.arange(len(program)), row), place, row)
+    ranks, peer = program.rank[rows], program.peer[rows]
+    peer[place] = ranks[place] if peer[place] == rank else peer[place]
+    ranks[place] = rank
+    return replace(case, program=replace(chosen(program, rows, ranks), peer=peer))
+
+
 def retarget(case: Case, draw: random.Random) -> Case | None:
     """A message or a sum goes to another rank, or comes from another one."""
     program = case.program
@@ -221,6 +235,7 @@ DAMAGE: dict[str, Callable[[Case, random.Random], Case | None]] = {
     "duplicate": duplicate,
     "swap": swap,
     "move": move,
+    "another rank": elsewhere,
     "retarget": retarget,
     "microbatch": microbatch,
     "stage": stage,
@@ -291,9 +306,12 @@ def glued(program: Program) -> np.ndarray:
     return np.asarray(program.tie & np.append(False, _beside(program)))
 
 
-def chosen(program: Program, rows: np.ndarray) -> Program:
-    """Rows of a program in a new order; ties that lose what they were tied to are cut."""
-    rank = program.rank[rows]
+def chosen(program: Program, rows: np.ndarray, ranks: np.ndarray | None = None) -> Program:
+    """Rows of a program in a new order; ties that lose what they were tied to are cut.
+
+    ranks: where the rows stand, if not where they stood.
+    """
+    rank = program.rank[rows] if ranks is None else ranks
     tie = program.tie[rows].copy()
     made = replace(
         program,

@@ -119,17 +119,21 @@ def peak(program: Program) -> Fraction:
     """
     compute = program.compute
     where = program.placement.split(program.operation[compute])
-    last = (program.part[compute] == program.placement.lengths[where.stage] - 1).tolist()
-    first = (program.part[compute] == 0).tolist()
+    named = list(
+        zip(program.rank[compute].tolist(), program.operation[compute].tolist(), strict=True)
+    )
+    first = {one: at for at, one in reversed(list(enumerate(named)))}
+    last = {one: at for at, one in enumerate(named)}
     keeps = [program.placement.flows[flow].backward for flow in np.atleast_1d(where.flow).tolist()]
     kinds, tied = program.kind[compute].tolist(), program.tie[compute].tolist()
     held: Counter[int] = Counter()
     most, given = 0, 0
-    for at, rank in enumerate(program.rank[compute].tolist()):
-        held[rank] += kinds[at] == Kind.F and first[at]
+    for at, one in enumerate(named):
+        rank = one[0]
+        held[rank] += kinds[at] == Kind.F and first[one] == at
         most = max(most, held[rank])
-        given += kinds[at] in (Kind.W, Kind.BW) and first[at]
-        given += kinds[at] == Kind.F and last[at] and not keeps[at]
+        gives = kinds[at] in (Kind.W, Kind.BW) or (kinds[at] == Kind.F and not keeps[at])
+        given += gives and last[one] == at
         if not any(tied[at + 1 : at + 2]):  # an OVERLAP gives back when both halves end
             held[rank] -= given
             given = 0

@@ -13,8 +13,9 @@ import pytest
 from damage import DAMAGE, Case, chosen
 from mutants import good, judged, library
 
+from pipec.lower.forward_only import forward_only
 from pipec.program.costs import Costs
-from pipec.program.effects import Kind
+from pipec.program.effects import Kind, Step
 from pipec.program.graph import Channels
 from pipec.program.listing import listing
 from pipec.program.memory import Memory
@@ -29,6 +30,7 @@ EACH = 2
 SOMETIMES = set(DAMAGE) - {
     "drop",
     "duplicate",
+    "another rank",
     "retarget",
     "microbatch",
     "stage",
@@ -55,6 +57,49 @@ def test_damage_was_of_all_kinds() -> None:
     if counted:  # else this test was asked for alone
         assert {f"{kind}: detected" for kind in DAMAGE} <= set(counted)
         assert {f"{kind}: harmless" for kind in SOMETIMES} <= set(counted)
+
+
+@pytest.mark.parametrize("form", ["plain", "launched", "opened", "forward"])
+def test_nothing_can_be_added(form: str) -> None:
+    """One more operation, part or all-to-all, or message that both its ranks know of, is refused.
+
+    In training, and where there is no backward that an addition could be at odds with.
+    """
+    draw = Random(form)
+    for case in library():
+        program = good(*case, "opened" if form == "forward" else form)
+        assert program is not None
+        program = forward_only(program) if form == "forward" else program
+        for _ in range(4):
+            more = added(program, draw)
+            assert not verify(more, Costs(), Memory()).ok, listing(more)
+
+
+def added(program: Program, draw: Random) -> Program:
+    """The program with one more instruction that a listing can say; of messages, both ends."""
+    placement = program.placement
+    rank, peer = draw.sample(range(program.ranks), 2)
+    operation = draw.randrange(placement.size)
+    _, step, stage, _ = map(int, placement.split(operation))
+    parts = placement.wires[stage, : placement.lengths[stage]].tolist()
+    part = draw.randrange(len(parts))
+    steps = {Step.FORWARD: (Kind.F,), Step.BACKWARD: (Kind.B, Kind.BW), Step.WEIGHTS: (Kind.W,)}
+    kind = draw.choice(steps[Step(step)]) if parts[part] < 0 else Kind(parts[part])
+    rows = [(rank, kind, -1, part)]
+    if step != Step.WEIGHTS and (draw.random() < 0.5):
+        rows = [(rank, Kind.SEND, peer, 0), (peer, Kind.RECV, rank, 0)]
+    for where, kind, other, part in rows:
+        if step == Step.WEIGHTS and kind in (Kind.DISPATCH, Kind.COMBINE):
+            return added(program, draw)
+        at = draw.randint(int(program.start[where]), int(program.start[where + 1]))
+        columns = {
+            "kind": kind, "operation": operation, "peer": other, "tie": False, "nowait": False,
+            "part": part, "origin": -1,
+        }  # fmt: skip
+        start = program.start + (np.arange(program.ranks + 1) > where)
+        wider = {name: np.insert(getattr(program, name), at, one) for name, one in columns.items()}
+        program = replace(program, start=start, witness=None, **wider)
+    return program
 
 
 @pytest.mark.parametrize("case", library()[::2], ids=lambda case: "-".join(map(str, case)))
