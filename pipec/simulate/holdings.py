@@ -59,20 +59,41 @@ class Holdings:
         """Numbers per kind and stage as numbers per row.
 
         A forward without a backward keeps nothing beyond its own end. An opened operation takes
-        with its first part and gives back with its last.
+        with its first part and gives back with its last; the parts of a W may come in any order.
         """
         rows = self._by_row(taken), self._by_row(given)
         rows[1][self._forgotten] -= rows[0][self._forgotten]
         if self.table.placement.layouts:
-            compute, ends = self.table.compute, (self.table.entries, self.table.exits)
+            compute, ends = self.table.compute, (self.table.entries, self._ends)
             for numbers, end in zip(rows, ends, strict=True):
                 numbers[compute[~np.isin(compute, end)]] = 0
         return rows
 
     def _by_row(self, numbers: Array) -> Array:
         if (numbers == numbers[:, :1]).all():
-            return np.asarray(numbers[:, 0][self.table.kind])
-        return np.asarray(numbers[self.table.kind, self._stage])
+            return np.asarray(numbers[:, 0][self._kind])
+        return np.asarray(numbers[self._kind, self._stage])
+
+    @cached_property
+    def _kind(self) -> Array:
+        """The kind of each row; where one part of a backward has its W apart, all of it is a B."""
+        table = self.table
+        if not table.placement.layouts:
+            return table.kind
+        apart = np.zeros(table.placement.size, bool)
+        apart[table.operation[table.kind == Kind.B]] = True
+        kind, fused = table.kind.copy(), _of(table, Kind.BW)
+        kind[fused[apart[table.operation[fused]]]] = Kind.B
+        return kind
+
+    @cached_property
+    def _ends(self) -> Array:
+        """The rows with which opened operations end: those of W with whichever part is the last."""
+        table, weights = self.table, _of(self.table, Kind.W)
+        last = np.full(table.placement.size, -1, np.int64)
+        last[table.operation[weights]] = weights
+        exits = table.exits[table.kind[table.exits] != Kind.W]
+        return np.append(exits, last[last >= 0])
 
     @cached_property
     def _stage(self) -> Array:
