@@ -13,11 +13,12 @@ from pipec.cli.options import comparing, compiling, format_option, parameters, s
 from pipec.cli.output import console, emit, figures, patience, say
 from pipec.compiler import Settings, build, certify, takes
 from pipec.findings import Finding, PipecError
-from pipec.library import entries
+from pipec.library import Entry, entries
 from pipec.program.costs import Costs
 from pipec.program.cut import longest
 from pipec.program.effects import Kind
 from pipec.program.memory import Memory
+from pipec.simulate.report import Report
 from pipec.source import Source
 from pipec.verify.json import finding_json
 from pipec.view.findings import error_text, findings_text
@@ -37,22 +38,22 @@ def list_command(words: tuple[str, ...], form: str, **options: Any) -> None:
     pipec list
     pipec list P=8 M=32 --cost F=1,B=1.2,W=0.8
 
-    With a size the figures stand beside the formulas.
+    With a size the figures stand before the formulas, or why there are none.
     """
     chosen, sizes = settings(options), parameters(words)
-    at_size: dict[str, Compared] = {}
+    results: list[Compared | _LeftOut] = []
     if sizes:
         given = _share([entry.name for entry in entries()], sizes)
         with patience("compiling and verifying"):
             results = [_result(name, given[name], chosen) for name in given]
         results = _of_one_cut(results, chosen)
-        at_size = {one.name: one for one in results if isinstance(one, Compared)}
+    at_size = {one.name: one for one in results}
     if form == "json":
-        emit([entry_json(entry, at_size.get(entry.name)) for entry in entries()])
+        emit([_listed_json(entry, at_size.get(entry.name)) for entry in entries()])
         return
     screen = console()
-    reports = {name: row.report for name, row in at_size.items()} if sizes else None
-    screen.print(library_table(entries(), screen.width, reports))
+    figures = {name: _figures_or_why(one) for name, one in at_size.items()}
+    screen.print(library_table(entries(), screen.width, figures if sizes else None))
     if sizes:
         screen.print(size_text(sizes, str(chosen.costs or Costs())))
 
@@ -176,6 +177,16 @@ def _too_short(one: Compared, key: str, count: int) -> _LeftOut:
     error = PipecError([Finding("usage", message, None, expected, f"{one.stages}", hint)])
     left = _LeftOut(one.name, tuple(error.findings), None, error_text(error), status_of(error))
     return replace(left, neighbours=one.neighbours)
+
+
+def _figures_or_why(result: Compared | _LeftOut) -> Report | Finding:
+    return result.report if isinstance(result, Compared) else result.findings[0]
+
+
+def _listed_json(entry: Entry, result: Compared | _LeftOut | None) -> dict[str, Any]:
+    there = result if isinstance(result, Compared) else None
+    left = _json(result)["findings"] if isinstance(result, _LeftOut) else None
+    return {**entry_json(entry, there), "left_out": left}
 
 
 def _json(result: Compared | _LeftOut) -> dict[str, Any]:

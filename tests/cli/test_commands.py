@@ -51,6 +51,26 @@ def test_list_as_json() -> None:
     assert entries["zbv"]["constraints"] == ["M >= 2 * P - 1"]
 
 
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_list_says_why_a_schedule_is_not_at_a_size(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its row, in place of its formulas; the figures of the others are there at any width."""
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = pipec("list P=3 M=5").stdout
+    rows = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    assert rows["1f1b"].split()[1:4] == ["6", "3", "(P-1)*(F+B+W)"]
+    assert rows["interleaved"].split()[1:5] == ["-", "-", "needs", "M%P==0"]
+    assert "needs P%2==0 and M%2==0 and M>=2*P" in rows["dualpipe"]
+    limited = pipec("list P=3 M=5 --memory-limit 3").stdout
+    assert "holds 4, expected at most 3" in limited and "…" not in limited.split("\n")[1]
+    entries = {entry["name"]: entry for entry in as_json("list P=3 M=5")}
+    (finding,) = entries["interleaved"]["left_out"]
+    assert finding["code"] == "require" and "M % P == 0" in finding["expected"]
+    assert entries["interleaved"]["at_size"] is None
+    assert entries["1f1b"]["at_size"]["makespan"] == 21 and entries["1f1b"]["left_out"] is None
+
+
 def test_verify_prints_the_certificate() -> None:
     """What was proved, under which costs, and with --ranks a line per rank."""
     printed = pipec("verify zbv P=2 M=4 --cost F=2,B=1,W=1 --ranks").stdout
