@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+import pipec.loading  # noqa: F401  first, so that Ctrl-C is answered from here on
 from pipec.compiler import compile
 from pipec.findings import Finding, PipecError, Place
 from pipec.program.costs import Costs

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ROOMS = """
-    source findings files processes amounts
+    loading source findings files processes amounts
     language
     program
     order

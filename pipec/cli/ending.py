@@ -11,6 +11,7 @@ import click
 
 from pipec.cli.output import emit, never_fail_to_encode, say
 from pipec.findings import Finding, PipecError
+from pipec.loading import is_loaded
 from pipec.source import Source
 from pipec.verify.json import finding_json
 from pipec.view.findings import error_text
@@ -26,6 +27,11 @@ def status_of(error: PipecError) -> int:
 
 class Ending(click.Group):
     """A group whose commands all end the same way, and say it as JSON where that is asked for."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """The whole command; from here on it answers Ctrl-C."""
+        is_loaded()
+        return super().main(*args, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember what form was asked for: it holds for complaints about the command too."""
