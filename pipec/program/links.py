@@ -61,7 +61,9 @@ class Links:
         keys = keys_together[: len(sends)], keys_together[len(sends) :]
         ends = _meet(sends, keys[0], recvs, keys[1], 0)
         channel = program.rank[ends.first].astype(np.int64) * ranks + program.peer[ends.first]
-        return Ends(ends.first, ends.second, channel, ends.unmatched)
+        posted = np.lexsort((ends.first, channel))  # credits count messages as they are posted
+        first, second = ends.first[posted], ends.second[posted]
+        return Ends(first, second, channel[posted], ends.unmatched)
 
     @cached_property
     def sums(self) -> Ends:

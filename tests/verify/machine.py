@@ -1,8 +1,8 @@
 """A second model of ranks and channels, written without the event graph: it just runs.
 
 Dictionaries, lists and a loop that goes round until nothing moves any more. Slow and plain on
-purpose: the verifier's verdicts are compared with what happens here. Launches, all-to-alls and
-missing waits are known; tags are not.
+purpose: the verifier's verdicts are compared with what happens here. Launches, all-to-alls,
+missing waits and tags are known.
 """
 
 import random
@@ -37,7 +37,8 @@ class Machine:
         self.kind = [Kind(kind) for kind in program.kind.tolist()]
         self.rank, self.peer = program.rank.tolist(), program.peer.tolist()
         self.tie, self.nowait = program.tie.tolist(), program.nowait.tolist()
-        self.channels = channels
+        self.operation = program.operation.tolist()
+        self.channels, self.tagged = channels, channels.topology == "tagged"
         self.done: set[int] = set()
         self.units: dict[int, list[int]] = defaultdict(list)
         self.computed: dict[int, int] = defaultdict(int)
@@ -48,12 +49,18 @@ class Machine:
         self.pairs: dict[Key, list[int]] = defaultdict(list)
         self.queue_of: dict[int, tuple[Key, int]] = {}
         self.launch: dict[int, list[int]] = {}
+        self.sent: dict[Key, list[int]] = defaultdict(list)
+        """The SENDs of each directed pair, in the order in which they are posted."""
         self.behind: list[int] = []
         """For each row, how many units of its rank stand before it."""
         self.inputs = self._inputs(program)
         for row, kind in enumerate(self.kind):
             self.behind.append(len(self.units[self.rank[row]]))
             self._add(row, kind, self.rank[row], self.peer[row])
+        ends = [
+            (rows, self.pairs[(*key[:-1], False)]) for key, rows in [*self.pairs.items()] if key[-1]
+        ]
+        self.recv_of = {send: recv for both in ends for send, recv in zip(*both, strict=False)}
 
     def _add(self, row: int, kind: Kind, rank: int, peer: int) -> None:
         if kind in COMPUTE:
@@ -64,11 +71,15 @@ class Machine:
             key = ("sum", rank)
             self.pairs["sum", min(rank, peer), max(rank, peer), rank < peer].append(row)
         elif kind in MESSAGES:
-            key = self.queue(kind, rank, peer)
-            way = (rank, peer) if kind is Kind.SEND else (peer, rank)
+            key = ("own", row) if self.tagged else self.queue(kind, rank, peer)
+            way: Key = (rank, peer) if kind is Kind.SEND else (peer, rank)
+            if kind is Kind.SEND:
+                self.sent[way].append(row)
+            way = (*way, self.operation[row]) if self.tagged else way
             self.pairs["message", *way, kind is Kind.SEND].append(row)
         tied = kind in MESSAGES and self.tie[row] and row - 1 in self.launch
         tied = tied and self.kind[row - 1] in MESSAGES and self.rank[row - 1] == rank
+        tied = tied and not self.tagged  # a launch is nothing but its members
         self.launch[row] = self.launch[row - 1] if tied else []
         self.launch[row].append(row)
         self.queue_of[row] = key, len(self.queues[key])
@@ -108,7 +119,11 @@ class Machine:
                 self.computed[rank] += 1
         for key, sends in list(self.pairs.items()):
             if key[-1]:
-                self.meet(sends, self.pairs[(*key[:-1], False)], key[0] == "sum")
+                recvs = self.pairs[(*key[:-1], False)]
+                if self.tagged and key[0] == "message":
+                    self.meet_by_tag(sends, recvs)
+                else:
+                    self.meet(sends, recvs, key[0] == "sum")
         for key, rows in self.queues.items():
             while key[0] == "experts" and self.head[key] < len(rows):
                 row = rows[self.head[key]]
@@ -139,6 +154,18 @@ class Machine:
             if credits and self.reached(send):
                 room = place < credits or recvs[place - credits] in self.done
                 self.done |= {send} if room else set()
+
+    def meet_by_tag(self, sends: list[int], recvs: list[int]) -> None:
+        """A message waits for its SEND alone: receives are posted ahead."""
+        for send, recv in zip(sends, recvs, strict=True):
+            if not self.reached(send):
+                continue
+            self.done.add(recv)
+            posted = self.sent[self.rank[send], self.peer[send]]
+            place = posted.index(send) - self.channels.credits
+            room = self.channels.credits == 0 or place < 0
+            if room or self.recv_of[posted[place]] in self.done:
+                self.done.add(send)
 
     def reached(self, row: int) -> bool:
         """All its launch is posted, and everything before it in its queues has completed."""

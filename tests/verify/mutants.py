@@ -22,7 +22,7 @@ from pipec.findings import PipecError
 from pipec.library import names
 from pipec.program.costs import Costs
 from pipec.program.effects import Kind
-from pipec.program.graph import Channels
+from pipec.program.graph import TOPOLOGIES, Channels
 from pipec.program.memory import Limit, Memory
 from pipec.program.program import Program
 from pipec.verify.certificate import verify
@@ -78,7 +78,7 @@ def judged(name: str, ranks: int, microbatches: int, kind: str, seed: int) -> tu
     form = draw.choice(ONLY.get(kind, ("plain", "plain", "launched", "opened")))
     program = good(name, ranks, microbatches, form)
     assert program is not None
-    topology = draw.choice(("rank", "pair", "directed"))
+    topology = draw.choice(TOPOLOGIES)
     case = Case(program, Channels(topology, draw.choice((0, 1))), _peak(program))
     mutant = DAMAGE[kind](case, draw)
     if mutant is None:
@@ -97,7 +97,8 @@ def behaves(program: Program, mutant: Case) -> bool:
     try:
         whole = len(run(mutant.program, mutant.channels)) == len(mutant.program)
         fits = peak(mutant.program) <= mutant.limit
-        return whole and fits and results(mutant.program) == _meant(program)
+        tagged = mutant.channels.topology == "tagged"
+        return whole and fits and results(mutant.program, tagged) == _meant(program)
     except (Wrong, ValueError):  # ValueError: SENDs without RECVs
         return False
 

@@ -41,7 +41,7 @@ ANY = settings(
 )
 STYLES = st.integers(0, 2**16)
 CREDITS = st.sampled_from((0, 0, 1, 2))
-CHANNELS = st.builds(Channels, st.sampled_from(("rank", "pair", "directed")), CREDITS)
+CHANNELS = st.builds(Channels, st.sampled_from(TOPOLOGIES), CREDITS)
 COUNTED = settings(ANY, derandomize=True)
 """The same examples every time, for tests that also say what kinds of examples they have seen."""
 seen: Counter[str] = Counter()

@@ -2,8 +2,9 @@
 
 Every forward is a term over its input, every backward a term over its forward and its gradient;
 of an opened chunk, every part is. Messages carry whatever term was made, by position in their
-directed pair. What is compared are the outputs of the last stages and the gradients that every rank
-ends up with. What another lane brings is not there for a row that does not wait.
+directed pair, or among those of their tag. What is compared are the outputs of the last stages and
+the gradients that every rank ends up with. What another lane brings is not there for a row that
+does not wait.
 """
 
 from bisect import bisect_left
@@ -38,14 +39,17 @@ class Wrong(Exception):
     """The program uses something that is not there."""
 
 
-def results(program: Program) -> tuple[Any, ...]:
-    """The work done, the outputs, and each (rank, stage)'s gradients at the end. Raises `Wrong`."""
-    evaluation = _Evaluation(program)
+def results(program: Program, tagged: bool = False) -> tuple[Any, ...]:
+    """The work done, the outputs, and each (rank, stage)'s gradients at the end. Raises `Wrong`.
+
+    tagged: whether messages have tags.
+    """
+    evaluation = _Evaluation(program, tagged)
     return evaluation.work(), evaluation.outputs(), evaluation.totals()
 
 
 class _Evaluation:
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, tagged: bool):
         self.program = program
         self.terms: dict[int, Term] = {}
         self.partner: dict[int, int] = {}
@@ -65,7 +69,8 @@ class _Evaluation:
             self.rows[rank, kind, self.of[row]].append(row)
             if kind in (Kind.SEND, Kind.RECV):
                 sends = kind is Kind.SEND
-                ends[(rank, peer) if sends else (peer, rank)][sends].append(row)
+                tag = self.operation[row] if tagged else None
+                ends[tag, *((rank, peer) if sends else (peer, rank))][sends].append(row)
             if kind is Kind.SUM:
                 ends["sum", min(rank, peer), max(rank, peer)][rank < peer].append(row)
         for sides in ends.values():
