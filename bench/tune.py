@@ -10,12 +10,13 @@ import numpy as np
 
 from pipec.program.costs import Costs
 from pipec.tune.climb import climb
-from pipec.tune.jobs import parts, placement_of, shop_at
+from pipec.tune.jobs import parts, placed
 from pipec.tune.orders import sequences
 from pipec.tune.recipe import made
 from pipec.tune.replay import Replay
 from pipec.tune.screen import PATIENCE, screened
 from pipec.tune.setting import Setting
+from pipec.tune.start import shop_at
 from pipec.tune.texts import knobs_of, library
 
 SETTING = Setting(8, 24, Costs.of({"F": 1, "B": "1.2", "W": "0.8", "send": "0.05"}))
@@ -27,7 +28,7 @@ def main() -> None:
     print(f"P=8 M=24, costs {SETTING.costs}; a second and core:")
     for placement, chunks in (("linear", 1), ("v", 2)):
         knobs = list(knobs_of(placement, chunks, 8))
-        shop = shop_at(SETTING, placement_of(knobs[0], SETTING))
+        shop = shop_at(SETTING, placed(placement, chunks, SETTING))
         pieces = parts(knobs, COUNT)[::2]
         policies = rate(
             lambda shop=shop, pieces=pieces: [screened(shop, one) for one in pieces],

@@ -2,28 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipec.cli.options import format_option, parameters, ready, settings, spare, stating
-from pipec.cli.output import console, emit, figures, say
-from pipec.compiler import plan_of
-from pipec.files import replace_text
-from pipec.findings import Finding, PipecError
+from pipec.cli.output import console, emit, say
+from pipec.cli.tuned import OUTPUTS, front_json, nothing, show, write
+from pipec.findings import PipecError
 from pipec.processes import interruptible, uninterrupted
 from pipec.program.costs import Costs
-from pipec.program.listing import listing
 from pipec.program.memory import Memory
 from pipec.program.placement import Flow, Placement
 from pipec.stated import Files, at_most, pairs_known
-from pipec.tune.points import Point, points
-from pipec.tune.recipe import PLACEMENTS, Trial
+from pipec.tune.points import points
+from pipec.tune.recipe import PLACEMENTS
 from pipec.tune.search import Budget, State, search
 from pipec.tune.setting import Setting
-from pipec.view.front import front_svg, front_table, front_text, said
 
 DEFAULT_SECONDS = 60.0
 
@@ -66,13 +62,13 @@ def tune_command(sizes: tuple[str, ...], form: str, **options: Any) -> None:
     with uninterrupted():
         state = _searched(setting, placements, budget)
         if state is None or not state.front:
-            raise PipecError([_nothing(setting, state)])
+            raise PipecError([nothing(setting, state)])
         found = points(state.front, setting, state.proofs)
-        _write(setting, found, state, options)
+        write(setting, found, state, options)
         if form == "json":
-            emit(_json(found, state))
+            emit(front_json(found, state))
             return
-        _print(found, state, setting, options)
+        show(found, state, setting, options)
 
 
 def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
@@ -147,13 +143,10 @@ def _seconds(options: dict[str, Any]) -> float | None:
 
 
 def _check_outputs(options: dict[str, Any]) -> None:
-    outputs = [options[name] for name in _OUTPUTS]
+    outputs = [options[name] for name in OUTPUTS]
     ready(*outputs)
     for output in outputs:
         spare(output, options)
-
-
-_OUTPUTS = ("output", "text", "svg")
 
 
 def _searched(setting: Setting, placements: list[str], budget: Budget) -> State | None:
@@ -193,83 +186,3 @@ def _progress(budget: Budget) -> Iterator[Any]:
             progress.update(task, description=words, completed=done)
 
         yield show
-
-
-def _nothing(setting: Setting, state: State | None) -> Finding:
-    limit = f"at most {setting.limit.text} on any rank" if setting.limit else "any schedule"
-    message = "no schedule was found that can be certified here"
-    hint = "raise the limit or allow more placements" if setting.limit else "allow more placements"
-    if state is None:
-        message, hint = "no schedule was tried", "give it more time or allow more placements"
-    return Finding("tune", message, None, limit, "nothing", hint)
-
-
-def _write(setting: Setting, found: list[Point], state: State, options: dict[str, Any]) -> None:
-    """The plan, the text and the picture of what was found."""
-    best = found[0]
-    if options["output"]:
-        plan_of(best.compiled, best.certificate).save(Path(options["output"]))
-    if options["text"]:
-        replace_text(Path(options["text"]), _text(best))
-    if options["svg"]:
-        title = f"The shortest schedules, P={setting.ranks} M={setting.microbatches}"
-        replace_text(Path(options["svg"]), front_svg(found, state.trials, title))
-
-
-def _text(point: Point) -> str:
-    source = point.trial.recipe.source
-    return source.text if source else listing(point.compiled.program)
-
-
-def _print(found: list[Point], state: State, setting: Setting, options: dict[str, Any]) -> None:
-    best = found[0]
-    screen = console()
-    figures(front_table(found))
-    screen.print(front_text(found, state.trials))
-    screen.print(f"\n{state.tried:,} candidates; costs {setting.costs} of a model in ", end="")
-    screen.print(f"{setting.pieces} pieces; every line is certified")
-    if known := _of_library(state, best.trial.copies):
-        shorter = known.makespan > best.trial.makespan > 0
-        more = f", {float(known.makespan / best.trial.makespan) - 1:.1%} longer" if shorter else ""
-        figure = f"{float(known.makespan):,.6g}"
-        screen.print(f"the shortest of the library: {said(known)}, {figure}{more}")
-    screen.print(f"the shortest is {said(best.trial)}:")
-    recipe = best.trial.recipe
-    if recipe.origin == "library":
-        sizes = " ".join(f"{name}={value}" for name, value in recipe.parameters.items())
-        screen.print(f"  {recipe.name} {sizes}")
-    elif recipe.source:
-        screen.print(recipe.source.text)
-    else:
-        screen.print("  an order of its own: `-o` writes its plan, `--text` its listing")
-    for name in _OUTPUTS:
-        if options[name]:
-            screen.print(f"  {'plan' if name == 'output' else name:<6}{options[name]}")
-
-
-def _of_library(state: State, copies: int) -> Trial | None:
-    """The shortest library schedule that holds no more copies of a stage."""
-    known = [one for one in state.trials if one.recipe.origin == "library" and one.copies <= copies]
-    return min(known, key=lambda trial: trial.rank, default=None)
-
-
-def _json(found: list[Point], state: State) -> dict[str, Any]:
-    return {
-        "ok": True,
-        "tried": state.tried,
-        "front": [
-            {
-                "schedule": point.trial.recipe.name,
-                "origin": point.trial.recipe.origin,
-                "placement": point.trial.placement,
-                "parameters": dict(point.trial.recipe.parameters),
-                "makespan": float(point.trial.makespan),
-                "bound": float(point.bound),
-                "bound_by": point.proof,
-                "peak_memory": float(point.trial.peak),
-                "copies": point.trial.copies,
-                "text": point.trial.recipe.source and point.trial.recipe.source.text,
-            }
-            for point in found
-        ],
-    }

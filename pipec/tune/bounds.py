@@ -13,6 +13,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 
 from pipec.program.effects import Kind
+from pipec.tune.area import area_bound
 from pipec.tune.shop import Shop
 
 _ROUNDS, _FEWEST, _AFFORDED = 40, 3, 200_000
@@ -46,7 +47,9 @@ def bounds(shop: Shop, most: Sequence[int]) -> Bound:
     plain = _heads(replace(net, work=[0] * len(net.work), most=None))
     chain = max(head[0] + time for head, time in zip(plain, net.duration, strict=True))
     windows = [_window(shop, net, rank, heads, tails) for rank in range(shop.ranks)]
-    return Bound(busiest, chain, max(chain, *map(_one_machine, ranks), *windows))
+    alone = [head[0] for head in plain]
+    areas = [area_bound(shop, rank, most[rank], alone, heads, tails) for rank in range(shop.ranks)]
+    return Bound(busiest, chain, max(chain, *map(_one_machine, ranks), *windows, *areas))
 
 
 @dataclass(frozen=True)

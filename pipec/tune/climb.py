@@ -4,6 +4,7 @@ Of equally short orders the one whose ranks are through sooner is better, which 
 plateaus that a makespan has.
 """
 
+from bisect import insort
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +17,31 @@ from pipec.tune.replay import NEVER, Replay
 Array = NDArray[Any]
 
 
+KEPT = 8
+"""How many orders are handed back."""
+
+
 @dataclass(frozen=True)
 class Reached:
-    """An order, `[rank, place]` units; its makespan in ticks; and how many were tried by then."""
+    """The shortest orders, `[rank, place]` units, each with its makespan in ticks, the shortest
+    first; and how many were tried.
+    """
 
-    order: Array
-    makespan: int
+    orders: list[tuple[int, Array]]
     tried: int
 
 
 def climb(
     replay: Replay, order: Array, most: Array, rng: np.random.Generator, width: int, steps: int
 ) -> Reached:
-    """Walk from an order; the shortest that was met.
+    """Walk from an order; the shortest that were met.
 
     width: neighbours per step. most: per rank what it may hold.
     """
     stand = _Stand.at(replay, order)
     best, tried, stale = stand, 0, 0
+    shortest = _Shortest(KEPT)
+    shortest.add(stand.makespan, stand.order)
     for _ in range(steps):
         moved = neighbours(replay, stand, rng, width)
         moved = moved[replay.legal(moved, most)]
@@ -43,6 +51,8 @@ def climb(
             ends, finish = replay.ends(moved)
             values = _value(ends, finish)
             at = int(values.argmin())
+            for one in ends.argsort(kind="stable")[:KEPT].tolist():
+                shortest.add(int(ends[one]), moved[one])
             if ends[at] < NEVER and values[at] <= stand.value * (1 + heat):
                 stand = _Stand(
                     moved[at], int(ends[at]), values[at], critical(replay, moved[at], finish[at])
@@ -52,13 +62,31 @@ def climb(
             best = stand
         if stale > _TIRED:
             stand, stale = best, 0
-    return Reached(best.order, best.makespan, tried)
+    return Reached(shortest.found, tried)
 
 
 _HEAT, _PATIENT, _TIRED = 0.002, 20, 200
 """After so many steps without progress a longer order is taken too, by up to this share; after many
 more the walk goes on from the best.
 """
+
+
+class _Shortest:
+    """The shortest of what is added; of equals those that came first, each once."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.found: list[tuple[int, Array]] = []
+
+    def add(self, makespan: int, order: Array) -> None:
+        """Keep an order if it is one of the shortest."""
+        known = self.found
+        if len(known) == self.count and makespan >= known[-1][0]:
+            return
+        if any(length == makespan and np.array_equal(order, other) for length, other in known):
+            return
+        insort(known, (makespan, order), key=lambda one: one[0])
+        del known[self.count :]
 
 
 @dataclass(frozen=True)

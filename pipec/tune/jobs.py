@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from pipec.program.placement import Flow, Placement
 from pipec.tune.bounds import bounds
 from pipec.tune.climb import climb
-from pipec.tune.orders import order_of, sequences
-from pipec.tune.recipe import Origin, Proof, Recipe, Trial, made, tried
+from pipec.tune.cycles import Search
+from pipec.tune.recipe import STUCK, TOO_LARGE, Proof, Recipe, Refused, Trial, tried
 from pipec.tune.replay import Replay
-from pipec.tune.screen import Sketch, screened
+from pipec.tune.screen import ALIKE, Sketch, screened, shortest
 from pipec.tune.setting import Setting
-from pipec.tune.shop import Shop, shop_of
 from pipec.tune.solver import improve, solve
-from pipec.tune.texts import Knobs, policy
+from pipec.tune.start import Start, certified, shop_at
+from pipec.tune.texts import Knobs
 
 Array = NDArray[Any]
 
@@ -30,6 +30,18 @@ class Result:
     trials: tuple[Trial, ...]
     count: int
     proofs: tuple[Proof, ...] = ()
+    refused: tuple[str, ...] = ()
+    """Codes of findings, one for each candidate that came to nothing."""
+    sketches: tuple[Sketch, ...] = ()
+
+
+def result_of(
+    found: Sequence[Trial | Refused], count: int, proofs: tuple[Proof, ...] = ()
+) -> Result:
+    """What came of so many candidates."""
+    trials = tuple(one for one in found if isinstance(one, Trial))
+    refused = tuple(one.code for one in found if isinstance(one, Refused))
+    return Result(trials, count, proofs, refused)
 
 
 @dataclass(frozen=True)
@@ -40,31 +52,47 @@ class Compile:
 
     def run(self, setting: Setting) -> Result:
         """One trial, or none if it cannot be made."""
-        trial = tried(self.recipe, setting)
-        return Result((trial,) if trial else (), 1)
+        return result_of([tried(self.recipe, setting)], 1)
 
 
 @dataclass(frozen=True)
 class Screen:
-    """Run many policies roughly, and compile the best for each amount that a rank may hold."""
+    """Run many policies roughly."""
 
     knobs: tuple[Knobs, ...]
-    most: int = 12
 
     def run(self, setting: Setting) -> Result:
-        """The trials of the best knobs."""
-        shop = shop_at(setting, placement_of(self.knobs[0], setting))
-        limit = _limit(setting, shop)
-        best: list[Sketch] = []
-        for sketch in sorted(screened(shop, self.knobs), key=lambda one: (one.makespan, one.peak)):
-            if sketch.peak <= limit and all(sketch.peak < other.peak for other in best):
-                best.append(sketch)
-        kept = [sketch.knobs for sketch in best]
-        recipes = [
-            policy(knobs, setting.ranks, setting.microbatches) for knobs in kept[: self.most]
-        ]
-        trials = [tried(recipe, setting) for recipe in recipes]
-        return Result(tuple(trial for trial in trials if trial), len(self.knobs) + len(recipes))
+        """The best sketches for each amount that a rank may hold."""
+        first = self.knobs[0]
+        shop = shop_at(setting, placed(first.placement, first.chunks, setting))
+        limit = setting.limit.most * shop.scale if setting.limit else float("inf")
+        sketches = screened(shop, self.knobs)
+        fitting = [sketch for sketch in sketches if sketch.peak <= limit]
+        stuck, large = len(self.knobs) - len(sketches), len(sketches) - len(fitting)
+        refused = (STUCK,) * stuck + (TOO_LARGE,) * large
+        best = shortest(fitting, ALIKE if setting.queues else 1)
+        return Result((), len(self.knobs), refused=refused, sketches=tuple(best))
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Ask the solver what can be repeated in the shortest period, holding so much."""
+
+    placement: str
+    chunks: int
+    peak: Fraction
+    each: int = 1
+
+    def run(self, setting: Setting) -> Result:
+        """The orders that follow, the shortest last."""
+        placement = placed(self.placement, self.chunks, setting)
+        shop = shop_at(setting, placement)
+        most = int(self.peak * shop.scale) - np.array(shop.base)
+        orders = Search(shop, most, self.each, setting.seed).orders()
+        sizes = {"P": setting.ranks, "M": setting.microbatches}
+        recipe = Recipe("solver", f"cycle {self.placement}", sizes)
+        found = certified(recipe, setting, Replay(shop), orders)
+        return result_of(found, max(len(orders), 1))
 
 
 @dataclass(frozen=True)
@@ -79,12 +107,11 @@ class Climb:
 
     def run(self, setting: Setting) -> Result:
         """The best order met, if it is shorter than the start."""
-        begin = _Start.of(self.start, setting, self.to_limit)
+        begin = Start.of(self.start, setting, self.to_limit)
         rng = np.random.default_rng([setting.seed, *self.seed])
         width = begin.replay.shop.fitting(self.width)
         reached = climb(begin.replay, begin.order, begin.most, rng, width, self.steps)
-        trials = begin.trials("search", reached.order, reached.makespan)
-        return Result(trials, reached.tried)
+        return result_of(begin.certified("search", reached.orders), reached.tried)
 
 
 @dataclass(frozen=True)
@@ -97,7 +124,7 @@ class Solve:
 
     def run(self, setting: Setting) -> Result:
         """What the solver found, if it is shorter, and its bound."""
-        begin = _Start.of(self.start, setting, self.to_limit)
+        begin = Start.of(self.start, setting, self.to_limit)
         shop, most = begin.replay.shop, begin.most.tolist()
         least = bounds(shop, most).best
         if least >= begin.makespan:
@@ -105,7 +132,7 @@ class Solve:
         solved = solve(begin.replay, most, begin.order, least, self.effort, setting.seed)
         peak = Fraction(int((begin.most + np.array(shop.base)).max()), shop.scale)
         proof = Proof(self.start.layout, peak, Fraction(solved.bound, shop.ticks))
-        return Result(begin.trials("solver", solved.order, solved.makespan), 1, (proof,))
+        return result_of(begin.certified("solver", solved.orders), 1, (proof,))
 
 
 @dataclass(frozen=True)
@@ -119,79 +146,34 @@ class Improve:
 
     def run(self, setting: Setting) -> Result:
         """What the solver found, if it is shorter."""
-        begin = _Start.of(self.start, setting, self.to_limit)
+        begin = Start.of(self.start, setting, self.to_limit)
         rng = np.random.default_rng([setting.seed, *self.seed])
         share = min(1.0, float(rng.choice(_SPANS)) / begin.order.size)
         low = min(max(float(rng.uniform(-share, 1)), 0.0), 1 - share)
         span = (low, low + share)
         solved = improve(begin.replay, begin.most.tolist(), begin.order, 0, span, self.effort)
-        return Result(begin.trials("solver", solved.order, solved.makespan), 1)
+        return result_of(begin.certified("solver", solved.orders), 1)
 
 
 _SPANS = (60, 120, 200)
 """About so many operations are free at a time, often those at the begin or at the end."""
 
-Job = Compile | Screen | Climb | Solve | Improve
+Job = Compile | Screen | Repeat | Climb | Solve | Improve
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Where a job begins: an order, its makespan, and what ranks may hold."""
-
-    trial: Trial
-    setting: Setting
-    replay: Replay
-    order: Array
-    makespan: int
-    most: Array
-
-    @classmethod
-    def of(cls, trial: Trial, setting: Setting, to_limit: bool) -> "_Start":
-        compiled, _ = made(trial.recipe, setting)
-        shop = shop_at(setting, compiled.program.placement)
-        replay = Replay(shop)
-        order = sequences(compiled.program, replay)
-        most = int((replay.held(order) + np.array(shop.base)).max())
-        if to_limit and setting.limit:
-            most += int((setting.limit.most - trial.peak) * shop.scale)
-        makespan = int(replay.ends(order[None])[0][0])
-        return cls(trial, setting, replay, order, makespan, most - np.array(shop.base))
-
-    def trials(self, origin: Origin, order: Array, makespan: int) -> tuple[Trial, ...]:
-        """The certified trial of an order that is shorter than what was known."""
-        known = self.trial.makespan * self.replay.shop.ticks
-        if makespan >= known:
-            return ()
-        recipe = self.trial.recipe
-        name = recipe.title if recipe.order is None else recipe.name
-        made_of = Recipe(origin, name, recipe.sizes, order=order_of(self.replay, order))
-        trial = tried(made_of, self.setting)
-        return (trial,) if trial else ()
-
-
-def shop_at(setting: Setting, placement: Placement) -> Shop:
-    """The tables of a placement in a setting."""
-    stages = placement.flows[0].stages
-    return shop_of(placement, setting.costs_of(stages), setting.memory_of(stages))
-
-
-def placement_of(knobs: Knobs, setting: Setting) -> Placement:
-    """The placement that a policy is about."""
+def placed(name: str, chunks: int, setting: Setting) -> Placement:
+    """A placement by its name, with so many chunks on each rank."""
     ranks, count = setting.ranks, setting.microbatches
-    if knobs.placement == "bidirectional":
+    if name == "bidirectional":
         down = Flow("down", count // 2, tuple(range(ranks)))
         up = Flow("up", count // 2, tuple(reversed(range(ranks))))
         return Placement(ranks, (down, up))
-    stages = ranks * knobs.chunks
+    stages = ranks * chunks
     held = [
-        min(stage, 2 * ranks - 1 - stage) if knobs.placement == "v" else stage % ranks
+        min(stage, 2 * ranks - 1 - stage) if name == "v" else stage % ranks
         for stage in range(stages)
     ]
     return Placement(ranks, (Flow("main", count, tuple(held)),))
-
-
-def _limit(setting: Setting, shop: Shop) -> float:
-    return float(setting.limit.most * shop.scale) if setting.limit else float("inf")
 
 
 def parts(knobs: Sequence[Knobs], size: int) -> list[tuple[Knobs, ...]]:

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 from pipec.compiler import Compiled
 from pipec.tune.bounds import bounds
-from pipec.tune.jobs import shop_at
 from pipec.tune.recipe import Proof, Trial, figures, made
 from pipec.tune.setting import Setting
+from pipec.tune.start import shop_at
 from pipec.verify.certificate import Certificate
 
 

@@ -26,6 +26,10 @@ PLACEMENTS = ("linear", "interleaved", "v", "bidirectional")
 """The ways in which stages lie on ranks."""
 
 
+STUCK, TOO_LARGE, NO_BACKWARD = "policy", "memory-limit", "forward-only"
+"""Why something is refused: two codes of findings, and that nothing is trained by it."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A schedule that can be made again: by a text and its parameters, or by an order."""
@@ -49,18 +53,23 @@ class Recipe:
         return " ".join([self.name, *said])
 
 
+Layout = tuple[tuple[int, ...], ...]
+"""Per flow who holds each stage."""
+
+
 @dataclass(frozen=True)
 class Trial:
-    """What a certified schedule amounts to. `layout`: per flow who holds each stage; `copies`: how
-    many ranks hold a stage, at most.
+    """What a certified schedule amounts to. `copies`: how many ranks hold a stage, at most;
+    `opened`: whether its chunks have parts.
     """
 
     recipe: Recipe
     placement: str
-    layout: tuple[tuple[int, ...], ...]
+    layout: Layout
     makespan: Fraction
     peak: Fraction
     copies: int
+    opened: bool = False
 
     @property
     def rank(self) -> tuple[Fraction, Fraction, int, int]:
@@ -81,15 +90,26 @@ def made(recipe: Recipe, setting: Setting) -> tuple[Compiled, Certificate]:
     return compiled, certify(compiled, Settings(channels=setting.channels))
 
 
-def tried(recipe: Recipe, setting: Setting) -> Trial | None:
-    """What a recipe amounts to; None where it cannot be made at this size or within the limit."""
+@dataclass(frozen=True)
+class Refused:
+    """What came of a recipe that cannot be made at this size or certified within the limit: the
+    code of its worst finding.
+    """
+
+    code: str
+
+
+def tried(recipe: Recipe, setting: Setting) -> Trial | Refused:
+    """What a recipe amounts to."""
     try:
         compiled, certificate = made(recipe, setting)
-    except PipecError:
-        return None
+    except PipecError as error:
+        return Refused(error.findings[0].code)
     placement = compiled.program.placement
-    if not certificate.ok or not all(flow.backward for flow in placement.flows):
-        return None
+    if not certificate.ok:
+        return Refused(certificate.findings[0].code)
+    if not all(flow.backward for flow in placement.flows):
+        return Refused(NO_BACKWARD)
     makespan, peak = figures(certificate)
     copies = max(map(len, placement.copies))
     layout = tuple(flow.ranks for flow in placement.flows)
@@ -100,7 +120,7 @@ def tried(recipe: Recipe, setting: Setting) -> Trial | None:
 class Proof:
     """A solver proved: no order of a layout that holds at most `peak` is shorter than `bound`."""
 
-    layout: tuple[tuple[int, ...], ...]
+    layout: Layout
     peak: Fraction
     bound: Fraction
 

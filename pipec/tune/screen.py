@@ -18,11 +18,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Sketch:
-    """What a policy makes without the compiler's finer choices: in ticks, and ticks of memory."""
+    """What a policy makes without the compiler's finer choices."""
 
     knobs: Knobs
-    makespan: int
-    peak: int
+    makespan: Fraction
+    peak: Fraction
 
 
 PATIENCE = (Fraction(0), Fraction(1, 2))
@@ -32,7 +32,7 @@ PATIENCE = (Fraction(0), Fraction(1, 2))
 def screened(shop: Shop, knobs: Sequence[Knobs]) -> list[Sketch]:
     """Run policies, so many at once as fit in memory; those that get stuck are left out."""
     bench, base = Bench(shop), np.array(shop.base)
-    found: dict[Knobs, Sketch] = {}
+    found: dict[Knobs, tuple[int, int]] = {}
     at_once = shop.fitting(len(knobs))
     for begin in range(0, len(knobs), at_once):
         some = knobs[begin : begin + at_once]
@@ -40,9 +40,25 @@ def screened(shop: Shop, knobs: Sequence[Knobs]) -> list[Sketch]:
             outcome = bench.run(_choices(shop, some, patience))
             for one, end, peak in zip(some, outcome.ends, outcome.peak, strict=True):
                 known = found.get(one)
-                if end < NEVER and (known is None or end < known.makespan):
-                    found[one] = Sketch(one, int(end), int((peak + base).max()))
-    return list(found.values())
+                if end < NEVER and (known is None or end < known[0]):
+                    found[one] = int(end), int((peak + base).max())
+    return [
+        Sketch(one, Fraction(end, shop.ticks), Fraction(peak, shop.scale))
+        for one, (end, peak) in found.items()
+    ]
+
+
+ALIKE = 3
+"""How many are compiled for each amount held, where messages wait for each other."""
+
+
+def shortest(sketches: Sequence[Sketch], each: int = 1) -> list[Sketch]:
+    """Those that fewer than `each` others are as good as, in time and in memory at once."""
+    best: list[Sketch] = []
+    for sketch in sorted(sketches, key=lambda one: (one.makespan, one.peak)):
+        if sum(sketch.peak >= other.peak for other in best) < each:
+            best.append(sketch)
+    return best
 
 
 def _choices(shop: Shop, knobs: Sequence[Knobs], patience: Fraction) -> Choices:

@@ -32,6 +32,14 @@ class Setting:
         """The most that any rank may hold."""
         return self.memory.limit
 
+    @property
+    def queues(self) -> bool:
+        """Whether messages may wait for each other, so that orders are not as short as replayed."""
+        sends = self.costs.times.get("send", 0)
+        takes = any(sends) if isinstance(sends, tuple) else bool(sends)
+        takes = takes or any(self.costs.pairs.values())
+        return takes and self.channels.topology != "tagged"
+
     def costs_of(self, stages: int) -> Costs:
         """The times of a model that is cut into so many stages."""
         return cut_costs(self.costs, self.pieces, stages)

@@ -10,18 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.tune.model import Model, placed
-from pipec.tune.replay import Replay
+from pipec.tune.replay import NEVER, Replay
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Solved:
-    """An order, `[rank, place]` units, what it takes, and what no order can beat, in ticks."""
+    """Orders, `[rank, place]` units, each with what it takes, the shortest first, and what no order
+    can beat, in ticks. One of them is what the solver began with.
+    """
 
-    order: Array
-    makespan: int
+    orders: list[tuple[int, Array]]
     bound: int
+
+    @property
+    def order(self) -> Array:
+        """The shortest."""
+        return self.orders[0][1]
+
+    @property
+    def makespan(self) -> int:
+        """What it takes."""
+        return self.orders[0][0]
 
 
 def available() -> bool:
@@ -39,7 +50,7 @@ def solve(
     model = import_module("ortools.sat.python.cp_model")
     whole = Model(model.CpModel(), replay, most, least, order)
     found, bound = _run(model, whole, replay, order, effort, seed)
-    return Solved(found, int(replay.ends(found[None])[0][0]), max(least, bound))
+    return Solved(found, max(least, bound))
 
 
 def improve(
@@ -62,21 +73,32 @@ def improve(
     ]
     part = Model(model.CpModel(), replay, most, least, order, window)
     found, _ = _run(model, part, replay, order, effort, seed)
-    return Solved(found, int(replay.ends(found[None])[0][0]), least)
+    return Solved(found, least)
 
 
 def _run(
     model: Any, made: Model, replay: Replay, order: Array, effort: float, seed: int
-) -> tuple[Array, int]:
-    """The better of what is known and what the solver finds; and its bound."""
+) -> tuple[list[tuple[int, Array]], int]:
+    """What is known and what the solver finds, the shortest first; and its bound."""
     solver = model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = seed
     solver.parameters.max_deterministic_time = effort
-    status = solver.solve(made.model)
+    found = [order]
+    status = solver.solve(made.model, _met(model, made, found))
     bound = round(solver.best_objective_bound) if status != model.MODEL_INVALID else 0
     if status not in (model.OPTIMAL, model.FEASIBLE):
-        return order, bound if status == model.UNKNOWN else 0
-    found = made.order(solver)
-    ends, _ = replay.ends(np.stack([order, found]))
-    return (found if ends[1] < ends[0] else order), bound
+        bound = bound if status == model.UNKNOWN else 0
+    ends, _ = replay.ends(np.stack(found))
+    orders = [(int(end), one) for end, one in zip(ends, found, strict=True) if end < NEVER]
+    return sorted(orders, key=lambda one: one[0]), bound
+
+
+def _met(model: Any, made: Model, found: list[Array]) -> Any:
+    """What notes each solution on the way to the best."""
+
+    class Met(model.CpSolverSolutionCallback):  # type: ignore[misc]
+        def on_solution_callback(self) -> None:
+            found.append(made.order(self))
+
+    return Met()

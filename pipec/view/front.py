@@ -1,6 +1,6 @@
 """A Pareto front for people: a table, and a picture for the terminal and as SVG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import ceil, floor
 from string import ascii_lowercase
@@ -41,6 +41,25 @@ def front_table(points: Sequence[Point]) -> Table:
 def said(trial: Trial) -> str:
     """A schedule with where it comes from: `zbv most=12 (library, v)`."""
     return f"{trial.recipe.title} ({trial.recipe.origin}, {trial.placement})"
+
+
+REASONS = {
+    "memory-limit": "would hold more than the limit",
+    "policy": "get stuck",
+    "deadlock": "deadlock under the channels",
+    "require": "are not made for this size",
+    "value": "have a parameter that cannot be",
+    "forward-only": "have no backward",
+}
+"""Why candidates come to nothing, by the code of the finding."""
+
+
+def refused_text(refused: Mapping[str, int], most: int = 3) -> str:
+    """The most frequent reasons for which candidates came to nothing: `12 get stuck, ...`."""
+    counted = sorted(refused.items(), key=lambda one: (-one[1], one[0]))
+    said = [f"{count:,} {REASONS.get(code, f'have a finding `{code}`')}" for code, count in counted]
+    more = sum(count for _, count in counted[most:])
+    return ", ".join([*said[:most], *([f"{more:,} for other reasons"] if more else [])])
 
 
 def mark(number: int) -> str:

@@ -10,8 +10,9 @@ from pipec.order.policy import stated_policy
 from pipec.order.schedule import bind
 from pipec.program.costs import Costs
 from pipec.tune import screen
-from pipec.tune.jobs import placement_of, shop_at
+from pipec.tune.jobs import placed
 from pipec.tune.setting import Setting
+from pipec.tune.start import shop_at
 from pipec.tune.texts import knobs_of, policy
 
 SETTING = Setting(3, 6, Costs.of({"F": 1, "B": "1.2", "W": "0.8", "send": "0.05"}))
@@ -22,7 +23,7 @@ def test_they_agree(monkeypatch: pytest.MonkeyPatch, placement: str, chunks: int
     """The same policies get stuck, and the others end at the same time, if none is patient."""
     monkeypatch.setattr(screen, "PATIENCE", (0,))
     knobs = [one for one in knobs_of(placement, chunks, 3) if "BW" not in one.prefer][::7]
-    shop = shop_at(SETTING, placement_of(knobs[0], SETTING))
+    shop = shop_at(SETTING, placed(placement, chunks, SETTING))
     sketches = {one.knobs: one for one in screen.screened(shop, knobs)}
     equal = 0
     for one in knobs:
@@ -33,5 +34,5 @@ def test_they_agree(monkeypatch: pytest.MonkeyPatch, placement: str, chunks: int
         made = decide(stated, shop.times, {})
         assert isinstance(made, Refusal) == (one not in sketches)
         if not isinstance(made, Refusal):
-            equal += makespan(stated.lines, shop.times, made) == sketches[one].makespan
+            equal += makespan(stated.lines, shop.times, made) == sketches[one].makespan * shop.ticks
     assert equal == len(sketches) > 15

@@ -11,7 +11,7 @@ from pipec.program.memory import Memory
 from pipec.program.placement import Flow, Placement
 from pipec.tune.bounds import bounds
 from pipec.tune.orders import order_of
-from pipec.tune.recipe import Recipe, tried
+from pipec.tune.recipe import Recipe, Trial, tried
 from pipec.tune.replay import Replay
 from pipec.tune.setting import Setting
 from pipec.tune.shop import Shop, shop_of
@@ -77,7 +77,7 @@ def test_what_is_solved_can_be_certified() -> None:
     solved = solve(replay, [2, 2], simple(one, replay), 0, 5.0)
     recipe = Recipe("solver", "small", {"P": 2, "M": 3}, order=order_of(replay, solved.order))
     trial = tried(recipe, Setting(2, 3, Costs.of(COSTS[0])))
-    assert trial
+    assert isinstance(trial, Trial)
     assert trial.makespan * one.ticks == solved.makespan
     assert trial.peak <= 2
 
@@ -95,5 +95,5 @@ def test_pairs_are_solved() -> None:
     assert solved.makespan == solved.bound
     recipe = Recipe("solver", "pairs", {"P": 2, "M": 4}, order=order_of(replay, solved.order))
     trial = tried(recipe, Setting(2, 4, costs))
-    assert trial
+    assert isinstance(trial, Trial)
     assert trial.makespan == Fraction(54, 5)

@@ -18,7 +18,7 @@ from pipec.program.memory import Limit, Memory
 from pipec.program.plan import load_plan
 from pipec.tune.blocks import block_recipe, blocks
 from pipec.tune.points import Point, points
-from pipec.tune.recipe import PLACEMENTS, tried
+from pipec.tune.recipe import PLACEMENTS, Trial, tried
 from pipec.tune.search import Budget, State, search
 from pipec.tune.setting import Setting
 
@@ -131,7 +131,7 @@ def test_blocks_hold_about_what_they_were_chosen_for() -> None:
     assert len(chosen) > 50
     for block in chosen[::12]:
         trial = tried(block_recipe(block, 4, 8), setting)
-        assert trial
+        assert isinstance(trial, Trial)
         assert trial.peak <= block.held / 2 + 1
 
 
