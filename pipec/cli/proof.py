@@ -135,7 +135,8 @@ def _same_exchanges(
     known = takes(target)
     chosen = settings(options) if known else Settings()
     other = build(target, {name: size for name, size in sizes.items() if name in known}, chosen)
-    findings = differing_exchanges(compiled.program, other.program, f"`{target}`")
+    channels = settings(options).channels
+    findings = differing_exchanges(compiled.program, other.program, f"`{target}`", channels)
     if findings:
         reject(compiled, replace(certificate, findings=tuple(findings)), form)
 
