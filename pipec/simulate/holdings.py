@@ -1,8 +1,9 @@
 """What a program holds, part by part: who takes it, who gives it back, and how large it is."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
-from math import lcm
+from math import ceil, lcm
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,8 @@ from pipec.program.sizes import BUFFER, CONSTANT, KEPT, SIZE_OF, SIZES
 from pipec.simulate.timeline import Timeline
 
 Array = NDArray[Any]
-FINEST = 10**6
+FINEST = 2**40
+"""Where sizes have no common part, or too fine a one, the largest is counted in so many."""
 
 NAMES = {Value.SAVED: "activations", Value.STASH: "stash"}
 """What kept values are called as parts."""
@@ -123,12 +125,14 @@ def holdings(memory: Memory, time: Timeline) -> Holdings:
 
 
 def _sizes(table: Table, memory: Memory) -> tuple[int, dict[str, list[int]]]:
-    """Every size per stage, in whole ticks."""
+    """Every size per stage, in whole ticks: never less than it is."""
     stages = int(table.placement.stages.max())
     exact = {key: memory.per_stage(key, stages) for key in SIZES}
-    denominators = {amount.denominator for row in exact.values() for amount in row}
-    scale = min(lcm(1, *denominators), FINEST)
-    return scale, {key: whole("memory amounts", row, scale) for key, row in exact.items()}
+    amounts = [amount for row in exact.values() for amount in row]
+    coarse = max(1, int(FINEST / max(1, *amounts)))
+    scale = min(lcm(1, *(amount.denominator for amount in amounts)), coarse)
+    rounded = {key: [Fraction(ceil(one * scale)) for one in row] for key, row in exact.items()}
+    return scale, {key: whole("memory amounts", row, 1) for key, row in rounded.items()}
 
 
 def _constant(table: Table, key: str, sizes: list[int]) -> tuple[str, Array, Array]:

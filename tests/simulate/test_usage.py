@@ -321,13 +321,26 @@ def test_the_limit_is_exact() -> None:
     assert np.flatnonzero(used.held == used.peak[0])[0] == finding.places[0].index
 
 
+@pytest.mark.parametrize("digits", [7, 12, 15, 20])
+def test_no_digit_makes_a_peak_fit(digits: int) -> None:
+    """Amounts with more digits than are counted never add up to less than they are."""
+    program = build("gpipe", {"P": 2, "M": 3}).program
+    third, tiny = Fraction(10**digits // 3 + 1, 10**digits), Fraction(4, 10**digits)
+    for size, limit in ((third, Fraction(1)), (tiny, 2 * tiny)):
+        memory = Memory({"activation": size, "stash": size / 7}, limit=Limit(limit))
+        (one, other) = verify(program, Costs(), memory).findings
+        assert one.code == other.code == "memory-limit"
+        used = usage(memory, timeline(program, Costs()))
+        assert 3 * size <= Fraction(int(used.peak[0]), used.scale) < 3 * size + Fraction(1, 10**11)
+
+
 @pytest.mark.parametrize("amount", [10**17, 10**18, 10**30])
 @pytest.mark.parametrize("key", ["activation", "state", "message"])
 def test_amounts_that_add_up_to_too_much(amount: int, key: str) -> None:
     """More than 63 bits is an error with a hint, and never a peak that is wrong."""
     program = build("gpipe", {"P": 2, "M": 200}).program
     memory = Memory({"stash": Fraction(1, 7), key: Fraction(amount)})
-    if key == "state" and amount < 10**18:
+    if key == "state" and amount <= 10**18:
         used = usage(memory, timeline(program, Costs()))
         assert used.units(int(used.peak[0])) > 10**17
         return
