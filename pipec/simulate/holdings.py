@@ -129,7 +129,7 @@ def _sizes(table: Table, memory: Memory) -> tuple[int, dict[str, list[int]]]:
     stages = int(table.placement.stages.max())
     exact = {key: memory.per_stage(key, stages) for key in SIZES}
     amounts = [amount for row in exact.values() for amount in row]
-    coarse = max(1, int(FINEST / max(1, *amounts)))
+    coarse = max(1, int(FINEST / max(Fraction(1), *amounts)))
     scale = min(lcm(1, *(amount.denominator for amount in amounts)), coarse)
     rounded = {key: [Fraction(ceil(one * scale)) for one in row] for key, row in exact.items()}
     return scale, {key: whole("memory amounts", row, 1) for key, row in rounded.items()}

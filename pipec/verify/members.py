@@ -49,10 +49,9 @@ def members(
 
 def _never(program: Program, other: Program, channels: Channels) -> Array:
     """The all-to-alls that are never through where each is one with that of the other program."""
-    graphs = [_graph(one, channels) for one in (program, other)]
-    if graphs[0] is None or graphs[1] is None:
+    mine, theirs = _graph(program, channels), _graph(other, channels)
+    if mine is None or theirs is None:
         return np.empty(0, np.int64)
-    mine, theirs = graphs
     rows, wires = np.flatnonzero(EXPERTS[program.kind]), np.flatnonzero(EXPERTS[other.kind])
     shared, count = mine.event[rows], len(mine) + len(theirs)
     number = np.append(len(mine) + np.arange(len(theirs)), count)
