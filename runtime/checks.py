@@ -8,10 +8,12 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from pipec.program.graph import Channels
+from pipec.program.launches import uneven_launches
 from pipec.program.plan import Plan
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.experts.opened import covers
 from pipec.runtime.split import Split, SplitError
+from pipec.verify.place import place
 
 
 def group_of(group: ProcessGroup | None) -> ProcessGroup:
@@ -157,12 +159,27 @@ def _check_certified(plan: Plan, channels: Channels) -> None:
 
 
 def _check_launches(plan: Plan, device: torch.device, channels: Channels) -> None:
-    """Launches are issued by strict channels without credits; with tags they mean nothing."""
+    """Launches are issued without credits, and on NCCL only where both ends are one launch.
+
+    With tags they mean nothing.
+    """
     if not plan.program.grouped or channels.topology == "tagged":
         return
-    if device.type != "cpu" or channels.credits:
+    if channels.credits or (device.type != "cpu" and channels.topology == "directed"):
         raise PipelineError(
             f"plan `{plan.name}` has grouped launches, which these channels cannot issue",
-            expected="gloo without credits, or a plan compiled without `--grouped`",
+            expected="channels without credits, on NCCL `pair` or `rank`; or a plan compiled "
+            "without `--grouped`",
             found=f"`{channels.topology}` on {device.type}, {channels.credits} credits",
+        )
+    uneven = uneven_launches(plan.program).tolist() if device.type != "cpu" else []
+    if uneven:
+        where = place(plan.program, uneven[0])
+        raise PipelineError(
+            f"plan `{plan.name}` has a launch whose other ends are not one launch of one rank",
+            expected="launches of messages with one rank, which issues their other ends as one: "
+            "NCCL promises nothing else",
+            found=f"{len(uneven)} messages in other launches",
+            place=where,
+            source=plan.program.origins.source,
         )

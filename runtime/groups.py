@@ -15,6 +15,7 @@ from pipec.program.effects import Kind
 from pipec.program.graph import Channels, Topology
 from pipec.program.plan import Plan
 from pipec.runtime.errors import PipelineError
+from pipec.runtime.launches import LaunchWire
 from pipec.runtime.links import Link, Linker
 from pipec.runtime.specs import Specs, wordy
 from pipec.runtime.strict import StrictWire
@@ -108,28 +109,37 @@ def _pairs(plan: Plan, rank: int) -> list[tuple[int, int]]:
     return sorted(pair for pair in pairs | {(b, a) for a, b in pairs} if rank in pair)
 
 
-def _native_wire(linker: Linker, topology: Topology, plan: Plan) -> tuple[LinkWire, list[Link]]:
+def _native_wire(linker: Linker, topology: Topology, plan: Plan) -> tuple[Wire, list[Link]]:
     """Communicators as the topology says: one for all, per pair, or per directed pair.
 
-    NCCL makes the queue of a pair at its first message. All are made here, in one order on all
-    ranks: made in the order in which streams come to them, they could wait for each other.
+    NCCL makes a communicator when it is first used, and the queue of a pair at its first message.
+    All are made here, in one order on all ranks: made in the order in which streams come to them,
+    they could wait for each other. Launches use that of the collectives, which all members make.
     """
     made: dict[str, Link] = {}
     links: dict[tuple[int, int], Link] = {}
+    wire: Wire = (LaunchWire if plan.program.grouped else LinkWire)(linker.rank, links)
     if topology == "rank":
-        made["all"] = linker.link("all", range(plan.ranks))
+        made["all"] = _begun(linker.link("all", range(plan.ranks)), linker, plan)
     for source, destination in _pairs(plan, linker.rank):
         ends = (source, destination) if topology == "directed" else sorted((source, destination))
         name = "all" if topology == "rank" else f"{topology}/{ends[0]}-{ends[1]}"
         if name not in made:
-            made[name] = linker.link(name, sorted(ends))
-        link = links[source, destination] = made[name]
+            made[name] = _begun(linker.link(name, sorted(ends)), linker, plan)
+        links[source, destination] = made[name]
         first = torch.zeros(1, device=linker.device)
         if linker.rank == source:
-            link.backend.send([first], link.number(destination), 0).wait()
+            wire.sender(destination)([first], 0).wait()
         else:
-            link.backend.recv([first], link.number(source), 0).wait()
-    return LinkWire(linker.rank, links), list(made.values())
+            wire.receiver(source)([first], 0).wait()
+    return wire, list(made.values())
+
+
+def _begun(link: Link, linker: Linker, plan: Plan) -> Link:
+    """A link whose members have all used it once, if it is for launches."""
+    if plan.program.grouped:
+        link.sum(torch.zeros(1, device=linker.device)).wait()
+    return link
 
 
 def sum_links(linker: Linker, plan: Plan) -> dict[int, Link]:

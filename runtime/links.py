@@ -7,7 +7,7 @@ no other pipeline has, and numbers in a link are those of its members in the pla
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, cast
@@ -46,6 +46,16 @@ class Backend(Protocol):
     def broadcast(self, tensors: Sequence[Tensor], options: Any, /) -> Work:
         """Begin to give everybody one rank's tensor."""
 
+    @property
+    def supports_coalescing(self) -> bool:
+        """Whether several operations can be issued as one."""
+
+    def _start_coalescing(self) -> None:
+        """Until `_end_coalescing`, nothing is issued, and what operations return means nothing."""
+
+    def _end_coalescing(self) -> Work | None:
+        """Issue it."""
+
     def abort(self) -> None:
         """End everything that is under way."""
 
@@ -72,6 +82,24 @@ class Link:
     def number(self, rank: int) -> int:
         """What a rank of the pipeline is called here."""
         return self.members.index(rank)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[list[Work]]:
+        """What is sent and received inside is issued as one, where the library can do that.
+
+        The works that are put into the list are then those to be waited for: one of all of it, or
+        one of each.
+        """
+        works: list[Work] = []
+        if not self.backend.supports_coalescing:
+            yield works
+            return
+        self.backend._start_coalescing()
+        try:
+            yield works
+        finally:
+            whole = self.backend._end_coalescing()
+        works[:] = [] if whole is None else [whole]
 
     def sum(self, tensor: Tensor) -> Work:
         """Begin to sum a tensor over the members, in place."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pipec.program.effects import Kind
 from pipec.program.events import Graph
-from pipec.program.links import Ends
-from pipec.program.program import Table
+from pipec.program.links import Ends, Links
+from pipec.program.program import Program, Table
 
 Array = NDArray[Any]
 
@@ -34,6 +34,18 @@ def glued(table: Table) -> Array:
 def launch_of(table: Table) -> Array:
     """A number per row, the same for the members of one launch."""
     return np.cumsum(~glued(table)) - 1
+
+
+def uneven_launches(program: Program) -> Array:
+    """The messages in launches of several whose other ends are not one launch of one rank."""
+    launch, ends = launch_of(program), Links(program).messages
+    other = np.full(len(program), -1, np.int64)
+    other[ends.first], other[ends.second] = launch[ends.second], launch[ends.first]
+    size = np.bincount(launch)
+    even = size[launch] == np.where(other >= 0, size[other], 0)
+    even[1:] &= (launch[1:] != launch[:-1]) | (other[1:] == other[:-1])
+    spoilt = np.bincount(launch, ~even) > 0
+    return np.flatnonzero((size[launch] > 1) & spoilt[launch])
 
 
 def launched(graph: Graph, ends: Ends, unit: Array, queue: Array, with_credits: bool) -> Graph:

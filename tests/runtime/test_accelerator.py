@@ -76,6 +76,19 @@ def test_gradients(tmp_path: Any, schedule: str, count: int, wires: Any) -> None
     mp.spawn(on_gpu, args=arguments, nprocs=ranks, join=True)
 
 
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="fewer than two GPUs: launches over NCCL are not tried"
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("wires", [None, "rank"])
+@pytest.mark.parametrize(("schedule", "count"), [("1f1b --grouped", 6), ("dualpipe --grouped", 8)])
+def test_launches(tmp_path: Any, schedule: str, count: int, wires: Any) -> None:
+    """Exchanges in one launch each: NCCL issues them on communicators of their own."""
+    ranks = 4 if torch.cuda.device_count() >= 4 else 2
+    arguments = (ranks, str(tmp_path / "store"), schedule, count, wires)
+    mp.spawn(on_gpu, args=arguments, nprocs=ranks, join=True)
+
+
 # --- without an accelerator -----------------------------------------------------------------------
 
 
