@@ -1,9 +1,12 @@
 """The documentation is whole: nothing of the project is left out of the page that lists it."""
 
 import ast
+import importlib
+import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -56,6 +59,45 @@ def _table(folder: Path) -> str:
         if module.name != "__init__.py":
             lines.append(f"| `{module.name}` | {first} |")
     return "\n".join(lines) + "\n"
+
+
+def test_every_public_name_is_on_its_page(request: pytest.FixtureRequest) -> None:
+    """The tables of names are what the modules export, with the first line of each docstring."""
+    text = page("python")
+    listed = _NAMES.sub(lambda found: f"{found[1]}\n{_name_table(found[2])}", text)
+    if request.config.getoption("--update-goldens"):
+        (DOCS / "python.md").write_text(listed, encoding="utf-8")
+        return
+    assert text == listed, "run `pytest --update-goldens`, read it"
+    there = {found[2] for found in _NAMES.finditer(text)}
+    assert there == {"pipec", *(f"pipec.runtime{one}" for one in ("", ".experts", ".split"))}
+
+
+_NAMES = re.compile(r"(<!-- names: ([\w.]+) -->\n)((?:\n?\|.*\n)*)")
+
+
+def _name_table(package: str) -> str:
+    module = importlib.import_module(package)
+    lines = ["| name | what it is |", "| --- | --- |"]
+    for name in sorted(module.__all__, key=str.lower):
+        first = " ".join(_said(package, getattr(module, name), name).split("\n\n")[0].split())
+        assert first, f"{package}.{name} says nothing of itself"
+        lines.append(f"| `{name}` | {first.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _said(package: str, thing: object, name: str) -> str:
+    """The docstring of a name; of a constant, the text below it."""
+    if callable(thing):
+        return inspect.getdoc(thing) or ""
+    folder = ROOT.joinpath(*package.removeprefix("pipec.").split("."))
+    for path in sorted(folder.glob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        for node, below in pairwise(body):
+            named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
+            if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                return str(below.value.value)
+    return ""
 
 
 def test_every_folder_of_tests_is_on_the_architecture_page() -> None:
