@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 from pipec.compiler import Settings, build, certify
@@ -56,9 +57,12 @@ def parse_range(text: str) -> Range:
 
 def members(ranges: Sequence[Range], fixed: Sizes) -> list[Sizes]:
     """All sizes in the ranges, the first range outermost. Raises `PipecError`."""
-    found = list(_members(ranges, dict(fixed)))
+    found = list(islice(_members(ranges, dict(fixed)), MOST_SIZES + 1))
     if not found:
         raise PipecError([Finding("usage", "these ranges are empty", None, "at least one size")])
+    if len(found) > MOST_SIZES:
+        message, expected = "these ranges have too many sizes", f"at most {MOST_SIZES:,}"
+        raise PipecError([Finding("usage", message, None, expected, "more")])
     return found
 
 

@@ -61,7 +61,7 @@ def mistake_of(
         _check_stages(plan, stages, dist.get_rank(group))
         _check_parts(plan, stages)
         _check_device(device, channels)
-        _check_certified(plan, channels)
+        check_certified(plan, channels)
         _check_launches(plan, device, channels)
         if reduction not in ("mean", "sum"):
             raise PipelineError("unknown reduction", expected="mean or sum", found=repr(reduction))
@@ -146,7 +146,16 @@ def _check_device(device: torch.device, channels: Channels) -> None:
         )
 
 
-def _check_certified(plan: Plan, channels: Channels) -> None:
+def check_certified(plan: Plan, channels: Channels) -> None:
+    """Raises `PipelineError` for a plan with findings, or one that these channels may hang."""
+    if not plan.certificate.get("ok"):
+        found = [str(one.get("code")) for one in plan.certificate.get("findings", [])]
+        raise PipelineError(
+            f"plan `{plan.name}` is not certified",
+            expected="a plan without findings",
+            found=", ".join(dict.fromkeys(found)) or "no certificate",
+            hint="`pipec verify` shows what is wrong with it",
+        )
     verdict = plan.certificate.get("channels", {}).get(channels.topology, {})
     needed = verdict.get("credits_needed")
     if needed is None or needed > channels.credits:

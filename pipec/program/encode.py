@@ -233,6 +233,21 @@ def _first(program: Program, bad: Array, what: str) -> None:
         raise Misshapen(f"instruction {index} of rank {rank}: {what}")
 
 
+def decode_certificate(section: Any) -> dict[str, Any]:
+    """What was proved. Its verdicts have the form that the runtime looks into."""
+    certificate = of_type(section, dict, "certificate")
+    of_type(certificate.get("ok", False), bool, "certificate.ok")
+    for finding in of_type(certificate.get("findings", []), list, "certificate.findings"):
+        of_type(finding, dict, "certificate.findings")
+    channels = of_type(certificate.get("channels", {}), dict, "certificate.channels")
+    for topology, verdict in channels.items():
+        where = f"certificate.channels.{topology}"
+        needed = of_type(verdict, dict, where).get("credits_needed")
+        if needed is not None:
+            whole(needed, f"{where}.credits_needed", 0, LARGEST)
+    return certificate
+
+
 # --- costs and memory -----------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from pipec.files import replace_text
 from pipec.findings import Finding, PipecError
 from pipec.program.costs import Costs
 from pipec.program.encode import (
+    decode_certificate,
     decode_costs,
     decode_memory,
     decode_program,
@@ -150,14 +151,11 @@ def _checked(content: str) -> dict[str, Any]:
 
 def _decoded(sections: dict[str, Any]) -> Plan:
     name, parameters, source = decode_schedule(sections["schedule"])
-    certificate = sections["certificate"]
-    if not isinstance(certificate, dict):
-        raise Misshapen("the certificate has the wrong form", "an object")
     return Plan(
         name,
         parameters,
         decode_program(sections["program"], source),
         decode_costs(sections["costs"]),
         decode_memory(sections["memory"]),
-        certificate,
+        decode_certificate(sections["certificate"]),
     )

@@ -5,9 +5,11 @@ import json
 import pytest
 from click.testing import CliRunner, Result
 
+from pipec import families
 from pipec.cli import main
 from pipec.compiler import Settings
 from pipec.families import members, parse_range, prove
+from pipec.findings import PipecError
 
 
 def pipec(*words: str) -> Result:
@@ -75,6 +77,15 @@ def test_what_is_no_range_is_said(text: str, message: str) -> None:
     done = pipec("verify", "1f1b", "M=4", "--for", text)
     assert done.exit_code == 2, done.output
     assert message in done.stderr
+
+
+def test_ranges_with_too_many_sizes_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each range may be small enough, and all their sizes more than can be listed."""
+    monkeypatch.setattr(families, "MOST_SIZES", 1000)
+    ranges = [parse_range("P=1..40"), parse_range("M=P..40")]
+    assert len(members(ranges, {})) == 820
+    with pytest.raises(PipecError, match="these ranges have too many sizes"):
+        members([*ranges, parse_range("v=1..2")], {})
 
 
 def test_a_size_given_twice_is_said() -> None:

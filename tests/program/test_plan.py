@@ -170,6 +170,27 @@ def test_a_changed_head_is_named(
     assert message in refused(json.dumps(plan))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ok": 1},
+        {"findings": {}},
+        {"findings": [1]},
+        {"channels": []},
+        {"channels": {"pair": 0}},
+        {"channels": {"pair": {"safe": True, "credits_needed": "0"}}},
+        {"channels": {"pair": {"safe": True, "credits_needed": -1}}},
+    ],
+)
+def test_a_certificate_of_another_form_is_refused(good: str, change: dict[str, Any]) -> None:
+    """What the runtime looks into is there in its form, also in a plan with right digests."""
+    plan = json.loads(good)
+    plan["certificate"] |= change
+    plan["digests"]["certificate"] = _digest(plan["certificate"])
+    plan["digest"] = _digest(plan["digests"])
+    assert "`certificate." in refused(json.dumps(plan))
+
+
 FOREIGN = ["", " ", "null", "[]", "1", '"x"', "{", "{}", '{"format": 1}', "NaN", "\x00", "\ud800"]
 DEEP = ["[" * 10**5, '{"a":' * 10**5, '{"format": "pipec-plan", "version": 1e400}']
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,11 @@ from torch.distributed import ProcessGroup
 
 from pipec import Channels
 from pipec.compiler import Settings, build, certify, plan_of
+from pipec.program.memory import Limit, Memory
 from pipec.program.plan import Plan
 from pipec.runtime import Pipeline, TensorSpec
+from pipec.runtime.checks import check_certified
+from pipec.runtime.errors import PipelineError
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +158,25 @@ def plan_from(listing: str, path: Any, channels: Channels) -> Plan:
 def uncertified(rank: int, group: ProcessGroup, plan: Plan, channels: Channels) -> Said:
     stages = stages_for(plan, rank)
     return refused(lambda: Pipeline(plan, stages, loss_fn=loss_of, group=group, channels=channels))
+
+
+def test_a_plan_with_findings() -> None:
+    """Channels may be safe, and the plan be refused all the same."""
+    good = build("1f1b", {"P": 2, "M": 2})
+    nowait = good.program.nowait.copy()
+    nowait[good.program.entries] = True
+    hazardous = replace(good, program=replace(good.program, nowait=nowait))
+    for settings, made, code in (
+        (Settings(), hazardous, "hazard"),
+        (Settings(memory=Memory(limit=Limit.of(1))), None, "memory-limit"),
+    ):
+        broken = made or build("1f1b", {"P": 2, "M": 2}, settings)
+        plan = plan_of(broken, certify(broken, settings))
+        assert plan.certificate["channels"]["pair"]["safe"]
+        with pytest.raises(PipelineError, match="is not certified") as caught:
+            check_certified(plan, Channels("pair"))
+        assert caught.value.findings[0].found == code
+    check_certified(plan_of(good, certify(good, Settings())), Channels("pair"))
 
 
 def test_uncertified_topology(four: Ranks, tmp_path: Any) -> None:
