@@ -3,6 +3,7 @@
 import ctypes
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -63,6 +64,22 @@ def _answered(answer: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 
 @contextmanager
+def _answered_later() -> Iterator[None]:
+    """Inside, the first signal that asks to end is only noted; it is answered when this is left.
+
+    For forking, which calls functions back that lose what is raised in them.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _answered(lambda number, frame: asked.append(number)):
+        yield
+    if asked:
+        signal.raise_signal(asked[0])
+
+
+@contextmanager
 def workers(count: int) -> Iterator[Executor]:
     """So many forked processes, which end when this is left, whatever they are at.
 
@@ -71,6 +88,8 @@ def workers(count: int) -> Iterator[Executor]:
     before = active_children()
     pool = ProcessPoolExecutor(count, get_context("fork"), _begin)
     try:
+        with _answered_later():
+            pool.submit(int)  # forks all of them
         yield pool
     except BrokenExecutor:
         raise ChildProcessError("a process was killed, perhaps for want of memory") from None

@@ -1,10 +1,13 @@
 """How commands and their processes end: once, together, and whatever they are at."""
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import active_children
+from typing import Any
 
 import pytest
 
@@ -64,6 +67,38 @@ def test_workers_end_when_they_are_left() -> None:
         assert list(pool.map(signal.getsignal, ENDING)) == [signal.SIG_IGN] * len(ENDING)
         pool.submit(time.sleep, 600)
     assert active_children() == before
+
+
+class Forking(ProcessPoolExecutor):
+    """Is interrupted while it forks, in a function that forking calls back."""
+
+    def submit(self, *job: Any, **more: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):  # is lost there
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().submit(*job, **more)
+
+
+def test_an_interruption_while_workers_are_made_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is answered behind that, and nobody is left."""
+    monkeypatch.setattr("pipec.processes.ProcessPoolExecutor", Forking)
+    before = active_children()
+    with pytest.raises(KeyboardInterrupt), interruptible(), workers(1) as pool:
+        pool.submit(int).result()
+        pytest.fail("it went on")
+    assert active_children() == before
+
+
+def test_workers_of_another_thread() -> None:
+    """Only the main thread answers signals; others may have workers all the same."""
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(_one_job).result() == 3
+
+
+def _one_job() -> int:
+    with workers(1) as pool:
+        return pool.submit(abs, -3).result()
 
 
 def test_a_worker_that_dies_is_told() -> None:
