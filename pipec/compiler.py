@@ -35,7 +35,7 @@ from pipec.program.plan import Plan, is_plan, parse_plan
 from pipec.program.program import Order, Program
 from pipec.program.reading import is_listing, parse_listing
 from pipec.source import Source
-from pipec.stated import at_most, entries_exist, pairs_known, parts_exist
+from pipec.stated import at_most, entries_exist, pairs_known, parts_exist, refuse
 from pipec.verify.certificate import Certificate, verify
 from pipec.verify.json import certificate_json
 
@@ -319,10 +319,12 @@ def _in_stages(
     if not settings.cut:
         return settings
     costs, memory = settings.costs or Costs(), settings.memory or Memory()
-    if opened or settings.layers or any("." in key for key in costs.times):
+    parts = [key for key in costs.times if "." in key]
+    if opened or settings.layers or parts:
         message, found = "opened chunks have no share of a piece", f"`cut` {settings.cut}"
         hint = "state the costs of the chunks, without `cut`"
-        raise PipecError([Finding("usage", message, None, "chunks without parts", found, hint)])
+        finding = Finding("usage", message, None, "chunks without parts", found, hint)
+        refuse([(parts[0] if parts else "", finding)], settings.files)
     at_most(costs, memory, settings.cut, "piece", settings.files)
     stages = int(placement.stages.max())
     return replace(

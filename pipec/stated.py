@@ -30,14 +30,14 @@ def parts_exist(costs: Costs, layouts: Sequence[Layout], files: Files) -> None:
             hint = hint or ("" if known else "open the chunks with `layers`") or None
             wrong.append((key, Finding("usage", message, None, expected, f"`{key}`", hint)))
     if wrong:
-        _refuse(wrong, files)
+        refuse(wrong, files)
 
 
 def pairs_known(costs: Costs, placement: Placement, files: Files) -> None:
     """Raises `PipecError` where a message would have no cost, though messages have."""
     rest = not costs.pairs or "send" in costs.times
     if finding := None if rest else unknown_pair(costs.pairs, placement):
-        _refuse([("send", finding)], files)
+        refuse([("send", finding)], files)
 
 
 def at_most(costs: Costs, memory: Memory, count: int, what: str, files: Files) -> None:
@@ -50,7 +50,7 @@ def at_most(costs: Costs, memory: Memory, count: int, what: str, files: Files) -
     hint = f"say `--cut {amounts}` (`cut={amounts}`) if the model has {amounts} equal pieces"
     time = costs.times.get(key)
     named = key if isinstance(time, tuple) and len(time) == amounts else f"memory.{key}"
-    _refuse([(named, Finding("usage", message, None, expected, found, hint))], files)
+    refuse([(named, Finding("usage", message, None, expected, found, hint))], files)
 
 
 def entries_exist(
@@ -72,12 +72,11 @@ def entries_exist(
         raise PipecError(findings, source)
 
 
-def _refuse(wrong: Iterable[tuple[str, Finding]], files: Files) -> NoReturn:
+def refuse(wrong: Iterable[tuple[str, Finding]], files: Files) -> NoReturn:
     """Raises `PipecError` with findings about keys, those of one file with their places."""
     found: dict[Source | None, list[Finding]] = {}
     for key, finding in wrong:
-        place = stated_at(files, key)
-        source, span = place or (None, None)
+        source, span = stated_at(files, key) or (None, None)
         found.setdefault(source, []).append(replace(finding, span=span))
     source = next(iter(found))
     raise PipecError(found[source], source)

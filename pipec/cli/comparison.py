@@ -15,11 +15,13 @@ from pipec.compiler import Settings, build, certify, takes
 from pipec.findings import Finding, PipecError
 from pipec.library import Entry, entries
 from pipec.program.costs import Costs
+from pipec.program.costs_where import stated_at
 from pipec.program.cut import longest
 from pipec.program.effects import Kind
 from pipec.program.memory import Memory
 from pipec.simulate.report import Report
 from pipec.source import Source
+from pipec.stated import Files
 from pipec.verify.json import finding_json
 from pipec.view.findings import error_text, findings_text
 from pipec.view.json import compared_json, entry_json
@@ -165,17 +167,20 @@ def _of_one_cut(results: list[Compared | _LeftOut], chosen: Settings) -> list[Co
     if chosen.cut or not count or not several:
         return results
     return [
-        _too_short(one, key, count) if isinstance(one, Compared) and one.stages > count else one
+        _too_short(one, key, count, chosen.files)
+        if isinstance(one, Compared) and one.stages > count
+        else one
         for one in results
     ]
 
 
-def _too_short(one: Compared, key: str, count: int) -> _LeftOut:
+def _too_short(one: Compared, key: str, count: int, files: Files) -> _LeftOut:
     message = f"there are {count} amounts of `{key}` for {one.stages} stages"
     expected = "schedules of as many stages as amounts are stated for"
     hint = f"say `--cut {count}` if the model has {count} equal pieces: stages take their shares"
-    error = PipecError([Finding("usage", message, None, expected, f"{one.stages}", hint)])
-    left = _LeftOut(one.name, tuple(error.findings), None, error_text(error), status_of(error))
+    source, span = stated_at(files, key) or (None, None)
+    error = PipecError([Finding("usage", message, span, expected, f"{one.stages}", hint)], source)
+    left = _LeftOut(one.name, tuple(error.findings), source, error_text(error), status_of(error))
     return replace(left, neighbours=one.neighbours)
 
 

@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from pipec.cli.options import format_option, parameters, ready, settings, spare, stating
 from pipec.cli.output import console, emit, say
 from pipec.cli.tuned import OUTPUTS, front_json, nothing, show, write
-from pipec.findings import PipecError
+from pipec.findings import Finding, PipecError
 from pipec.processes import interruptible, uninterrupted
 from pipec.program.costs import Costs
 from pipec.program.memory import Memory
 from pipec.program.placement import Flow, Placement
-from pipec.stated import Files, at_most, pairs_known
+from pipec.stated import Files, at_most, pairs_known, refuse
 from pipec.tune.points import points
 from pipec.tune.recipe import PLACEMENTS
 from pipec.tune.search import Budget, State, search
@@ -84,9 +84,7 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
         raise click.UsageError(f"P times M is at most {_LARGEST:,} here")
     chosen = settings({**options, **_NOT_SAID})
     if parts := [key for key in (chosen.costs or Costs()).times if "." in key]:
-        raise click.UsageError(
-            f"chunks are not opened here, so {parts[0]!r} is the cost of nothing"
-        )
+        refuse([(key, _of_nothing(key)) for key in parts], chosen.files)
     setting = Setting(
         given["P"],
         given["M"],
@@ -98,6 +96,11 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
     )
     _check_amounts(setting, chosen.files)
     return setting
+
+
+def _of_nothing(key: str) -> Finding:
+    message = f"chunks are not opened here, so `{key}` is the cost of nothing"
+    return Finding("usage", message, None, "costs of whole chunks, such as `F`", f"`{key}`")
 
 
 def _check_amounts(setting: Setting, files: Files) -> None:

@@ -45,7 +45,7 @@ def test_without_a_cut_a_list_is_not_stretched(costs: str) -> None:
     assert one["ok"] and not other["ok"]
     (finding,) = other["findings"]
     assert "2 amounts of `F` for 4 stages" in finding["message"]
-    assert "--cut 2" in finding["hint"]
+    assert "--cut 2" in finding["hint"] and ".toml:1:1" in finding["source"]
     assert as_json(f"compare zbv P=2 M=4 --costs {costs}")[0]["ok"]
 
 
@@ -86,3 +86,11 @@ def test_what_cannot_be_shared_is_refused(costs: str, options: str, words: str) 
     """More amounts than pieces, and the parts of opened chunks."""
     result = run(f"verify 1f1b P=2 M=4 --costs {costs} {options}", 2)
     assert words in result.stderr
+
+
+def test_costs_of_parts_are_shown_where_they_stand(tmp_path: Path) -> None:
+    """A search and a cut have no use for them, and say so in the file."""
+    path = tmp_path / "parts.toml"
+    path.write_text("F = 2\n[B]\nmlp = 1\n")
+    for line in ("tune P=2 M=4 --time 1s", "verify 1f1b P=2 M=4 --cut 2"):
+        assert "parts.toml:3:1" in run(f"{line} --costs {path}", 2).stderr
