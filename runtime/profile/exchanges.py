@@ -5,13 +5,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
 
-import torch.distributed as dist
-
 from pipec.program.program import Program
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.experts.exchange import Exchange
 from pipec.runtime.experts.measure import exchange_times
 from pipec.runtime.experts.stage import ExpertStage
+from pipec.runtime.groups import store_of
 from pipec.runtime.inside import Inside
 from pipec.runtime.profile.sizes import Given
 from pipec.runtime.profile.together import talking, together
@@ -63,7 +62,7 @@ def _gather(exchange: Exchange) -> None:
     """
     if exchange.group is None:
         return
-    store = dist.distributed_c10d._get_process_group_store(exchange.group)
+    store = store_of(exchange.group)
     key, deadline = "pipec/profile", time.monotonic() + PATIENCE
     wanted = -(-store.add(key, 1) // exchange.size) * exchange.size
     while store.add(key, 0) < wanted:

@@ -92,7 +92,8 @@ class Profile:
         return min((len(spans) for spans in self._spans.values()), default=0)
 
     def measure(self, optimizer: torch.optim.Optimizer | None = None) -> CostsFile:
-        """The costs of all ranks together. Called by all of them, between steps.
+        """The costs of all ranks together. Called by all of them, between steps; where pipelines
+        share experts, by the ranks of all pipelines.
 
         optimizer: that of this rank, whose state is weighed, too.
         Raises `PipelineError` on all ranks if one of them has timed no step.
