@@ -17,9 +17,11 @@ from pipec.findings import Finding, PipecError
 from pipec.interop.cells import COMPUTE, FORM, MESSAGES, SHARDING, Action, cell, parse_cell
 from pipec.interop.sharding import unsharded
 from pipec.program.effects import Kind, Step
+from pipec.program.links import Links
 from pipec.program.placement import Flow, Placement
 from pipec.program.program import Instruction, Order, Origins, Program
 from pipec.source import Source, Span
+from pipec.verify.matching import in_order
 
 Array = NDArray[Any]
 FLOW = "main"
@@ -74,6 +76,10 @@ def write_torch_csv(program: Program) -> str:
         )
         expected = "a program without tied messages"
         raise PipecError([Finding("export", message, None, expected, None, hint)])
+    if not in_order(program, Links(program)):
+        message = "torch matches messages by their order, and these only meet by tags"
+        hint = "let each rank receive in the order in which the other one sends"
+        raise PipecError([Finding("export", message, None, "messages in one order", None, hint)])
     return "".join(",".join(_cells(stream)) + "\n" for stream in program)
 
 

@@ -97,9 +97,11 @@ class Placement:
         """Whether a program of so many instructions can be a program of this placement.
 
         A complete one has an instruction for every third id at least. What is far from that is a
-        mistake, and tables over its ids could be larger than the memory.
+        mistake, and tables over its ids, or over their parts, could be larger than the memory.
         """
-        return self.size < 2**31 and self.size <= max(6 * rows, _SPARSE)
+        slots = self.size * self.widest
+        enough = self.widest == 1 or slots <= max(24 * rows, 4 * _SPARSE)
+        return enough and self.size < 2**31 and self.size <= max(6 * rows, _SPARSE)
 
     @cached_property
     def stages(self) -> Array:

@@ -1,5 +1,7 @@
 """torch's schedules are read as torch means them, and ours are written so that it runs them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torch.distributed.pipelining._schedule_visualizer import get_schedule_ops
@@ -7,6 +9,7 @@ from torch.distributed.pipelining._schedule_visualizer import get_schedule_ops
 from pipec.compiler import Compiled, Settings, build, certify
 from pipec.findings import PipecError
 from pipec.interop.torch_csv import read_torch_csv, write_torch_csv
+from pipec.program.effects import Kind
 from pipec.program.program import Program
 from pipec.source import Source
 from pipec.verify.certificate import Certificate
@@ -110,6 +113,17 @@ def test_launches_cannot_go_out() -> None:
     with pytest.raises(PipecError, match="torch decides itself") as caught:
         write_torch_csv(program)
     assert caught.value.findings[0].hint == "export it without `--grouped`"
+
+
+def test_what_only_tags_keep_apart_cannot_go_out() -> None:
+    """torch's messages have no tags: a RECV out of order would take another message."""
+    program = build("1f1b", {"P": 2, "M": 2}).program
+    receives = np.flatnonzero((program.kind == Kind.RECV) & (program.rank == 1))
+    rows = np.arange(len(program))
+    rows[receives] = rows[receives[::-1]]
+    mixed = replace(program, operation=program.operation[rows])
+    with pytest.raises(PipecError, match="torch matches messages by their order"):
+        write_torch_csv(mixed)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,11 @@ EMPTY = "ranks 2\nflow a microbatches 2 ranks 0 1\n"
         (EMPTY + "rank 0:\nF a 0 0\nrank 1:\n& B a 1 0\n", "`&` ties this to nothing"),
         (EMPTY + "rank 0:\nF a 0 0\n& B a 0 0\n& F a 0 1\nrank 1:\n", "ties this to nothing"),
         ("ranks 1\nflow a microbatches 2147483647 ranks 0\nrank 0:\nF a 0 0\n", "too large"),
+        (
+            "ranks 1\nflow a microbatches 1000000 ranks 0\nchunk 0: 1000 x x y\n"
+            "rank 0:\nF a 0 0 x.0\n",
+            "too large",
+        ),
         ("ranks 40000\nflow a microbatches 1 ranks 0\nrank 0:\n", "number of ranks"),
         (f"ranks 1\nflow a microbatches {ENDLESS} ranks 0\n", "this flow cannot be read"),
         (f"ranks 1\nflow a microbatches 1 ranks {ENDLESS}\n", "this flow cannot be read"),
