@@ -93,10 +93,11 @@ def cycle_of(
     effort: float,
     seed: int = 0,
     near: Cycle | None = None,
+    first: bool = False,
 ) -> Cycle | None:
     """The cycle of a period in which microbatches are through soonest, as far as effort goes.
 
-    near: what has turns near those that are looked for.
+    near: what has turns near those that are looked for. first: the first that is found will do.
     """
     model = _Model(shop, timing, each)
     turns = {one: model.new(0, _TURNS) for one in model.all}
@@ -108,7 +109,8 @@ def cycle_of(
         for one in model.all:
             model.model.add_hint(turns[one], known[one])
             model.model.add_hint(model.phase[one], near.begin[one] % near.period)
-    model.soonest()
+    if not first:
+        model.soonest()
     return model.solved(effort, seed)
 
 

@@ -48,38 +48,41 @@ class Search:
         least = period = max(timing.work(self.shop), self._lives(timing))
         one = None
         for _ in range(_TRIES):
-            one = self._cycle(timing, 1, period, _EFFORT, None)
+            one = self._cycle(timing, 1, period, None)
             if one:
                 break
             period += max(1, least // 12)
         if one is None or self.each == 1:
             yield from [one] if one else []
             return
-        near = doubled(one)
-        for shorter in (near.period - 1, near.period - 2):
-            two = self._cycle(timing, 2, shorter, 2 * _EFFORT, near)
-            if two is None or shorter < 2 * least:
-                break
-            yield two
+        two = doubled(one)
+        while two and two.period > 2 * least:
+            two = self._cycle(timing, 2, two.period - 1, two)
+            yield from [two] if two else []
 
     def _shorter(self, known: Cycle) -> Iterator[Cycle]:
         """Periods less and less, each from the one before, until two in a row are not found."""
         timing = ticks(self.shop)
         least = known.each * max(timing.work(self.shop), self._lives(timing))
         step, failed = max(1, known.period // 40), 0
-        period = known.period - step
+        period, begin = known.period - step, known
         while failed < 2 and period >= least:
-            found = self._cycle(timing, known.each, period, _EFFORT, known)
+            found = self._cycle(timing, known.each, period, known, first=True)
             failed = 0 if found else failed + 1
-            if found:
-                known = found
-                yield found
+            known = found or known
             period -= step
+        if known is not begin:
+            yield known
+            soonest = self._cycle(timing, known.each, known.period, known)
+            yield from [soonest] if soonest else []
 
     def _cycle(
-        self, timing: Timing, each: int, period: int, effort: float, near: Cycle | None
+        self, timing: Timing, each: int, period: int, near: Cycle | None, first: bool = False
     ) -> Cycle | None:
-        return cycle_of(self.shop, timing, self._limit, each, period, effort, self.seed, near)
+        effort = _EFFORT * each
+        return cycle_of(
+            self.shop, timing, self._limit, each, period, effort, self.seed, near, first
+        )
 
     @property
     def _limit(self) -> list[int]:
@@ -101,7 +104,7 @@ class Search:
         return least
 
 
-_TRIES, _EFFORT = 8, 1.0
+_TRIES, _EFFORT = 8, 0.5
 
 
 def _heads(shop: Shop, timing: Timing) -> list[int]:

@@ -1,4 +1,4 @@
-"""Jobs in rounds: the library, blocks, policies, then cycles and orders near the best."""
+"""Jobs in rounds: the library, blocks, cycles, policies, then cycles and orders near the best."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +19,14 @@ from pipec.tune.solver import available
 from pipec.tune.start import shop_at
 from pipec.tune.texts import knobs_of, library, policy
 
-_SCREENED, _COMPILED, _NEAR = 256, 24, 1.02
-"""Policies in a job; how many of a placement are compiled, if they are about as short as others."""
+_SCREENED, _COMPILED = 256, 24
+"""Policies in a job; how many of a placement are compiled at most."""
 
-_STEPS, _CYCLES = 120, 3
-"""Steps of a climb; rounds that look for cycles before orders are moved about."""
+_STEPS, _NEAR = 120, 1.05
+"""Steps of a climb; how much longer than the shortest is what others are looked for around."""
+
+_CYCLES, _FIRST, _LATER = 4, 2, 2
+"""Cycles in a round; rounds before policies; cycles in a round among which orders are moved."""
 
 _SOLVED, _PROOF, _EFFORT = 150, 10.0, 2.0
 """Schedules of so many operations are solved as a whole, with so much effort; others in pieces."""
@@ -45,10 +48,19 @@ def rounds(known: Known) -> Iterator[tuple[str, list[Job]]]:
         ranks, count = setting.ranks, setting.microbatches
         found = [block for block in blocks(ranks) if block.held <= 2.5 * ranks]
         yield "blocks", [Compile(block_recipe(block, ranks, count)) for block in found]
+    openings = list(_openings(known)) if available() else []
+    for _ in range(_FIRST):
+        yield "cycles", _cycles(known, openings, _CYCLES)
     yield from _policies(known)
     if available():
         yield "proofs", _proofs(known)
-    yield from _searches(known)
+    number = 0
+    while True:
+        jobs = [*_cycles(known, openings, _LATER), *_improvements(known, number)]
+        if not jobs:
+            return
+        yield "orders", jobs
+        number += 1
 
 
 def _placed(recipe: Recipe) -> str:
@@ -79,16 +91,16 @@ def _policies(known: Known) -> Iterator[tuple[str, list[Job]]]:
         begin = len(known.sketches)
         yield "policies", [Screen(part) for part in parts(knobs, _SCREENED)]
         best = shortest(known.sketches[begin:], ALIKE if setting.queues else 1)
-        near = [sketch for sketch in best if _is_near(known, sketch)][:_COMPILED]
+        near = [sketch for sketch in best if _is_shorter(known, sketch)][:_COMPILED]
         texts = [policy(one.knobs, setting.ranks, setting.microbatches) for one in near]
         yield "policies", [Compile(recipe) for recipe in texts]
 
 
-def _is_near(known: Known, sketch: Sketch) -> bool:
-    """Whether nothing is known that is much shorter: the compiler's choices are finer."""
+def _is_shorter(known: Known, sketch: Sketch) -> bool:
+    """Whether nothing is known that is as short."""
     copies = 2 if sketch.knobs.placement == "bidirectional" else 1
     best = known.shortest(sketch.peak, copies)
-    return best is None or sketch.makespan <= _NEAR * best
+    return best is None or sketch.makespan < best
 
 
 def _proofs(known: Known) -> list[Job]:
@@ -99,28 +111,6 @@ def _proofs(known: Known) -> list[Job]:
 def _size(trial: Trial, setting: Setting) -> int:
     """How many operations a schedule has."""
     return 3 * sum(map(len, trial.layout)) * setting.microbatches // len(trial.layout)
-
-
-def _searches(known: Known) -> Iterator[tuple[str, list[Job]]]:
-    """Cycles where much can be gained, and orders near the best of each placement, in turn."""
-    openings = list(_openings(known)) if available() else []
-    number = 0
-    while True:
-        wide = 4 if number < _CYCLES else 2
-        worth = [one for one in openings if _worth(known, one) > _GAIN]
-        worth.sort(key=lambda one: -_worth(known, one))
-        jobs: list[Job] = [
-            Repeat(one.placement, one.chunks, one.peak, one.each) for one in worth[:wide]
-        ]
-        openings = [one for one in openings if one not in worth[:wide]]
-        if jobs:
-            yield "cycles", jobs
-        if not jobs or number >= _CYCLES:
-            moved = _improvements(known, number)
-            if not moved and not jobs:
-                return
-            yield "orders", moved
-        number += 1
 
 
 @dataclass(frozen=True)
@@ -150,11 +140,21 @@ def _openings(known: Known) -> Iterator[_Opening]:
                 yield from (_Opening(name, chunks, layout, peak, each) for each in (1, 2))
 
 
+def _cycles(known: Known, openings: list[_Opening], count: int) -> list[Job]:
+    """The jobs for the openings where most can be gained, which are taken out."""
+    worth = [one for one in openings if _worth(known, one) > _GAIN]
+    worth = sorted(worth, key=lambda one: -_worth(known, one))[:count]
+    openings[:] = [one for one in openings if one not in worth]
+    return [Repeat(one.placement, one.chunks, one.peak, one.each) for one in worth]
+
+
 def _worth(known: Known, opening: _Opening) -> float:
     """What can be gained at most; two microbatches at once take longer, and gain less."""
-    copies = len(opening.layout)
-    gain = known.gain(opening.layout, opening.peak, copies)
-    return gain if opening.each == 1 else min(gain / 2, 1.0)
+    gain = known.gain(opening.layout, opening.peak, len(opening.layout))
+    return gain if opening.each == 1 else _TWO * min(gain, 1.0)
+
+
+_TWO = 0.8
 
 
 def _improvements(known: Known, number: int) -> list[Job]:
