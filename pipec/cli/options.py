@@ -128,8 +128,8 @@ def _compiling(command: Command, neighbours: Callable[[Command], Command]) -> Co
 
 
 def stating(command: Command) -> Command:
-    """The options that say what things cost and how large they are."""
-    return _with(command, (*_COSTS, *_CHANNELS, *_MEMORY))
+    """The options that say what things cost and how large they are, and what chunks are made of."""
+    return _with(command, (*_COSTS, *_CHANNELS, _LAYERS, *_MEMORY))
 
 
 def _with(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:

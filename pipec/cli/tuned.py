@@ -17,6 +17,11 @@ from pipec.view.front import front_svg, front_table, front_text, refused_text, s
 OUTPUTS = ("output", "text", "svg")
 """Options that name files to write."""
 
+OPENED = (
+    "chunks are opened: what has a text is compared as it is; cycles, moved orders and the solver "
+    "are left out"
+)
+
 
 def nothing(setting: Setting, state: State | None) -> Finding:
     """That nothing was found, and why."""
@@ -57,6 +62,8 @@ def show(found: list[Point], state: State, setting: Setting, options: dict[str, 
     screen.print(f"{setting.pieces} pieces; every line is certified")
     if state.refused:
         screen.print(f"of the candidates {refused_text(state.refused)}")
+    if setting.layers:
+        screen.print(OPENED)
     if known := _of_library(state, best.trial.copies):
         shorter = known.makespan > best.trial.makespan > 0
         more = f", {float(known.makespan / best.trial.makespan) - 1:.1%} longer" if shorter else ""

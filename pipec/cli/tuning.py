@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from pipec.cli.options import format_option, parameters, ready, settings, spare, stating
 from pipec.cli.output import console, emit, say
 from pipec.cli.tuned import OUTPUTS, front_json, nothing, show, write
-from pipec.findings import Finding, PipecError
+from pipec.findings import PipecError
 from pipec.processes import interruptible, uninterrupted
 from pipec.program.costs import Costs
 from pipec.program.memory import Memory
 from pipec.program.placement import Flow, Placement
-from pipec.stated import Files, at_most, pairs_known, refuse
+from pipec.stated import Files, at_most, pairs_known, parts_exist
 from pipec.tune.points import points
 from pipec.tune.recipe import PLACEMENTS
 from pipec.tune.search import Budget, State, search
@@ -83,24 +83,20 @@ def _setting(sizes: tuple[str, ...], options: dict[str, Any]) -> Setting:
     if given["P"] * given["M"] > _LARGEST:
         raise click.UsageError(f"P times M is at most {_LARGEST:,} here")
     chosen = settings({**options, **_NOT_SAID})
-    if parts := [key for key in (chosen.costs or Costs()).times if "." in key]:
-        refuse([(key, _of_nothing(key)) for key in parts], chosen.files)
+    costs = chosen.costs or Costs()
+    parts_exist(costs, [chosen.layers] if chosen.layers else [], chosen.files)
     setting = Setting(
         given["P"],
         given["M"],
-        chosen.costs or Costs(),
+        costs,
         _checked(chosen.memory or Memory()),
         chosen.channels,
         options["cut"] or 0,
         options["seed"],
+        chosen.layers,
     )
     _check_amounts(setting, chosen.files)
     return setting
-
-
-def _of_nothing(key: str) -> Finding:
-    message = f"chunks are not opened here, so `{key}` is the cost of nothing"
-    return Finding("usage", message, None, "costs of whole chunks, such as `F`", f"`{key}`")
 
 
 def _check_amounts(setting: Setting, files: Files) -> None:
@@ -112,7 +108,7 @@ def _check_amounts(setting: Setting, files: Files) -> None:
 
 _LARGEST = 16_384
 
-_NOT_SAID = {"layers": None, "neighbours": 1, "grouped": False, "budget": 10**7, "cut": None}
+_NOT_SAID = {"neighbours": 1, "grouped": False, "budget": 10**7, "cut": None}
 
 
 def _checked(memory: Memory) -> Memory:

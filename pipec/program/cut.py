@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from itertools import groupby
 from math import ceil, floor
 
 from pipec.program.costs import PAIR, Costs, PerStage
 from pipec.program.memory import Memory
+from pipec.program.parts import OUT, Layout, layout
 from pipec.program.sizes import CONSTANT
 
 TIMES = ("F", "B", "W", "BW", PAIR, "sum")
@@ -47,6 +49,26 @@ def cut_memory(memory: Memory, pieces: int, stages: int, own: Memory = _NO_SIZES
             shares = _shares(partial(memory.size, key), pieces, stages)
             stated[key] = _whole(shares) if memory.in_bytes else shares
     return Memory(stated, memory.in_bytes, memory.limit)
+
+
+def cut_layers(parts: Layout, pieces: int, stages: int) -> Layout:
+    """The parts of a stage of a model that is cut into so many, of the parts of a piece.
+
+    Raises `ValueError` where stages would not be alike.
+    """
+    if stages == pieces:
+        return parts
+    own = [part for part in parts if part.name != OUT]
+    layers = [
+        tuple(part.name for part in layer) for _, layer in groupby(own, key=lambda part: part.layer)
+    ]
+    share, rest = divmod(len(layers) * pieces, stages)
+    if pieces % stages == 0:
+        return layout(layers * (pieces // stages))
+    if rest or not share or len(set(layers)) > 1:
+        count = len(layers) * pieces
+        raise ValueError(f"{count} layers do not make {stages} stages that are alike")
+    return layout(layers[:1] * share)
 
 
 def longest(costs: Costs, memory: Memory) -> tuple[str, int]:

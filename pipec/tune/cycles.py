@@ -55,7 +55,7 @@ class Search:
         if one is None or self.each == 1:
             yield from [one] if one else []
             return
-        two = doubled(one)
+        two: Cycle | None = doubled(one)
         while two and two.period > 2 * least:
             two = self._cycle(timing, 2, two.period - 1, two)
             yield from [two] if two else []

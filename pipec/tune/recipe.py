@@ -113,7 +113,8 @@ def tried(recipe: Recipe, setting: Setting) -> Trial | Refused:
     makespan, peak = figures(certificate)
     copies = max(map(len, placement.copies))
     layout = tuple(flow.ranks for flow in placement.flows)
-    return Trial(recipe, placement_name(placement), layout, makespan, peak, copies)
+    name, opened = placement_name(placement), bool(placement.layouts)
+    return Trial(recipe, name, layout, makespan, peak, copies, opened)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Jobs in rounds: the library, blocks, cycles, policies, then cycles and orders near the best."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -48,14 +49,15 @@ def rounds(known: Known) -> Iterator[tuple[str, list[Job]]]:
         ranks, count = setting.ranks, setting.microbatches
         found = [block for block in blocks(ranks) if block.held <= 2.5 * ranks]
         yield "blocks", [Compile(block_recipe(block, ranks, count)) for block in found]
-    openings = list(_openings(known)) if available() else []
+    searched = setting.layers is None
+    openings = list(_openings(known)) if available() and searched else []
     for _ in range(_FIRST):
         yield "cycles", _cycles(known, openings, _CYCLES)
     yield from _policies(known)
-    if available():
+    if available() and searched:
         yield "proofs", _proofs(known)
     number = 0
-    while True:
+    while searched:
         jobs = [*_cycles(known, openings, _LATER), *_improvements(known, number)]
         if not jobs:
             return
@@ -87,6 +89,8 @@ def _policies(known: Known) -> Iterator[tuple[str, list[Job]]]:
     """Per placement all knobs roughly, then the best of them as they are."""
     setting = known.setting
     for placement, chunks in _kinds(known):
+        if not _can_be_cut(setting, placement, chunks):
+            continue
         knobs = list(knobs_of(placement, chunks, setting.ranks))
         begin = len(known.sketches)
         yield "policies", [Screen(part) for part in parts(knobs, _SCREENED)]
@@ -96,8 +100,18 @@ def _policies(known: Known) -> Iterator[tuple[str, list[Job]]]:
         yield "policies", [Compile(recipe) for recipe in texts]
 
 
+def _can_be_cut(setting: Setting, placement: str, chunks: int) -> bool:
+    """Whether the layers of opened chunks divide among the stages."""
+    with suppress(PipecError):
+        setting.layers_of(placed(placement, chunks, setting).flows[0].stages)
+        return True
+    return False
+
+
 def _is_shorter(known: Known, sketch: Sketch) -> bool:
-    """Whether nothing is known that is as short."""
+    """Whether nothing is known that is as short; a sketch knows no parts."""
+    if known.setting.layers:
+        return True
     copies = 2 if sketch.knobs.placement == "bidirectional" else 1
     best = known.shortest(sketch.peak, copies)
     return best is None or sketch.makespan < best
@@ -185,8 +199,7 @@ def _targets(known: Known) -> list[Trial]:
     return [
         one
         for one in found
-        if not one.opened
-        and _size(one, known.setting) <= _MOVED
+        if _size(one, known.setting) <= _MOVED
         and known.gain(one.layout, one.peak, one.copies) > 1e-9
         and one.makespan <= _NEAR * (known.shortest(one.peak, one.copies) or 0)
     ]

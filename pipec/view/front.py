@@ -49,6 +49,7 @@ REASONS = {
     "deadlock": "deadlock under the channels",
     "require": "are not made for this size",
     "value": "have a parameter that cannot be",
+    "parts": "have stages that the layers do not divide among",
     "forward-only": "have no backward",
 }
 """Why candidates come to nothing, by the code of the finding."""
