@@ -173,6 +173,10 @@ def build_text(
     if settings.layers:
         layouts = (settings.layers,) * schedule.placement.flows[0].stages
     likely = costs
+    if layouts and schedule.placement.sliced:
+        message, found = "the chunks of a flow with slices cannot be opened", "`layers`"
+        span = schedule.flow_spans[0]
+        raise PipecError([Finding("parts", message, span, "whole chunks", found)], source)
     if layouts:
         likely = assumed(costs, layouts)
         orders = _opened(orders[0], layouts, schedule.patterns, likely, settings.neighbours)

@@ -174,7 +174,7 @@ def _broken(item: s.Broken, scope: Scope) -> None:
         _body(item.body, scope)
 
 
-_ARGUMENTS = {"stages": INT, "microbatches": INT, "backward": BOOL}
+_ARGUMENTS = {"stages": INT, "microbatches": INT, "slices": INT, "backward": BOOL}
 
 
 def _flow(item: s.FlowItem, scope: Scope) -> None:

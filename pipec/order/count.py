@@ -1,4 +1,6 @@
-"""Counters: an F, B or BW takes the smallest microbatch that its kind has not yet taken."""
+"""Counters: an F, B or BW takes the smallest microbatch that its kind has not yet taken; of slices
+a backward takes the last ones of their sequence first.
+"""
 
 from typing import Any
 
@@ -32,9 +34,12 @@ def count_microbatches(rows: Array, start: Array, placement: Placement, origins:
     said = rows[MICROBATCH, counted] >= 0
     number = np.arange(len(line)) - np.repeat(begins, ends - begins)
     mixed = np.logical_or.reduceat(said, begins) if len(begins) else said
+    flow, taken = rows[FLOW, counted], rows[MICROBATCH, counted]
+    back = step[counted]
+    stated = np.where(said, placement.turned(flow, back, taken), -1)
     for begin, end in zip(begins[mixed].tolist(), ends[mixed].tolist(), strict=True):
-        number[begin:end] = _smallest_free(rows[MICROBATCH, counted[begin:end]].tolist())
-    rows[MICROBATCH, counted] = number
+        number[begin:end] = _smallest_free(stated[begin:end].tolist())
+    rows[MICROBATCH, counted] = placement.turned(flow, back, number)
     _within_flow(rows, counted, start, placement, origins)
 
 

@@ -35,10 +35,12 @@ class Board:
 
 def dispatch(lines: Lines, times: Clock, board: Board, choose: Choose) -> list[int]:
     """The lines that are taken, in the order of time; shorter than `lines.size` where all stops."""
-    arrival, done, duration = board.arrival, board.done, times.duration
+    done, duration = board.done, times.duration
     after = [
-        list(zip(later, delay, (lines.lines[number].rank for number in later), strict=True))
-        for later, delay in zip(lines.after, times.delay, strict=True)
+        list(zip(feed, delay, (lines.lines[number].rank for number in later), strict=True))
+        for feed, later, delay in zip(
+            lines.feeds(board.arrival), lines.after, times.delay, strict=True
+        )
     ]
     ranks = lines.placement.ranks
     free, wakes = [0] * ranks, list(range(ranks))
@@ -51,9 +53,9 @@ def dispatch(lines: Lines, times: Clock, board: Board, choose: Choose) -> list[i
         done[number] += 1
         free[here] = end = now + duration[number]
         heappush(wakes, end * ranks + here)
-        for later, delay, there in after[number]:
+        for feed, delay, there in after[number]:
             when = end + delay
-            arrival[later].append(when)
+            feed(when)
             if there != here and free[there] <= when:
                 heappush(wakes, when * ranks + there)
     return sequence

@@ -1,10 +1,11 @@
-"""Lines of work: one per flow, stage and kind. Each does its microbatches in order, once each.
+"""Lines of work: one per flow, stage and kind. Each does its microbatches in order, once each; of
+slices, a backward line does the last ones of their sequence first.
 
 A list scheduler decides only which line goes next on a rank; the microbatch follows by counting.
 An order is then a sequence of line numbers, in any order in which each can run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -52,19 +53,32 @@ class Lines:
     def after(self) -> list[list[int]]:
         """For each line the lines that wait for it, microbatch by microbatch.
 
-        What is implied is left out: a B waits for the gradient, which its own F made possible.
+        What is implied is left out: a B waits for the gradient, which its own F made possible, and
+        a slice for the one that its line does before it.
         """
         after: list[list[int]] = [[] for _ in self.lines]
         for number, line in enumerate(self.lines):
             needs = [
                 self.number[line.flow, need.step, line.stage + need.stage]
                 for need in NEEDS[Step(int(STEP[line.kind]))]
-                if (line.flow, need.step, line.stage + need.stage) in self.number
+                if not need.slice and (line.flow, need.step, line.stage + need.stage) in self.number
             ]
             far = [need for need in needs if self.lines[need].stage != line.stage]
             for need in far or needs:
                 after[need].append(number)
         return after
+
+    def feeds(self, arrival: list[list[int]]) -> list[list[Callable[[int], None]]]:
+        """For each line what adds the time of an arrival to `arrival` of each line `after` it."""
+        return [
+            [self._feed(self.lines[number], self.lines[later], arrival[later]) for later in after]
+            for number, after in enumerate(self.after)
+        ]
+
+    def _feed(self, line: Line, later: Line, arrival: list[int]) -> Callable[[int], None]:
+        slices = self.placement.flows[line.flow].slices
+        turns = STEP[line.kind] == Step.FORWARD and STEP[later.kind] == Step.BACKWARD
+        return _in_sequences(arrival, slices) if turns and slices > 1 else arrival.append
 
     @cached_property
     def first(self) -> list[int]:
@@ -80,6 +94,20 @@ class Lines:
     def on(self, rank: int) -> list[int]:
         """The lines of one rank."""
         return [number for number, line in enumerate(self.lines) if line.rank == rank]
+
+
+def _in_sequences(arrival: list[int], slices: int) -> Callable[[int], None]:
+    """All slices of a sequence arrive with its last one: the first that the backward takes."""
+    waiting = 0
+
+    def add(time: int) -> None:
+        nonlocal waiting
+        waiting += 1
+        if waiting == slices:
+            arrival.extend([time] * slices)
+            waiting = 0
+
+    return add
 
 
 @dataclass(frozen=True)
@@ -119,9 +147,9 @@ def makespan(lines: Lines, times: Clock, sequence: Sequence[int]) -> int:
     free = [0] * lines.placement.ranks
     rank = [line.rank for line in lines.lines]
     duration = times.duration
+    feeds = lines.feeds(arrival)
     later = [
-        [(arrival[number].append, delay) for number, delay in zip(after, delays, strict=True)]
-        for after, delays in zip(lines.after, times.delay, strict=True)
+        list(zip(one, delays, strict=True)) for one, delays in zip(feeds, times.delay, strict=True)
     ]
     for number in sequence:
         begin, here = next(ready[number]), rank[number]
@@ -146,9 +174,9 @@ def order_of(lines: Lines, sequence: Sequence[int], origins: Origins) -> Order:
         microbatch[by_line[begin:end]] = np.arange(end - begin)
     by_rank = np.argsort(rank[chosen], kind="stable")
     chosen, microbatch = chosen[by_rank], microbatch[by_rank]
-    operation = lines.placement.operation(
-        flow[chosen], STEP[kind[chosen]].astype(np.int64), stage[chosen], microbatch
-    )
+    step = STEP[kind[chosen]].astype(np.int64)
+    microbatch = lines.placement.turned(flow[chosen], step, microbatch)
+    operation = lines.placement.operation(flow[chosen], step, stage[chosen], microbatch)
     per_rank = np.bincount(rank[chosen], minlength=lines.placement.ranks)
     return Order(
         lines.placement,

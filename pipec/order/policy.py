@@ -17,7 +17,7 @@ from pipec.order.lines import Line, Lines
 from pipec.order.memory import in_bytes
 from pipec.order.schedule import Schedule
 from pipec.order.select import Selection
-from pipec.program.effects import Kind
+from pipec.program.effects import STEP, Kind
 from pipec.program.memory import Limit as Most
 from pipec.program.memory import Memory
 from pipec.source import Span
@@ -261,7 +261,8 @@ def refused(stated: Stated, refusal: Refusal) -> Finding:
     line, limit = lines.lines[refusal.line], stated.limits[refusal.limit.source]
     name = placement.flows[line.flow].name
     where = chunk_name(placement, name, line.rank, line.stage)
-    operation = f"{line.kind.name}({refusal.microbatch}) of {where}"
+    microbatch = int(placement.turned(line.flow, STEP[line.kind], refusal.microbatch))
+    operation = f"{line.kind.name}({microbatch}) of {where}"
     message = f"the policy gets stuck: rank {line.rank} may not run {operation}"
     weights = refusal.limit.weights
     amounts = (refusal.limit.bound, refusal.value, refusal.value + weights[refusal.line])

@@ -26,6 +26,7 @@ MOST_FLOWS = 64
 MOST_CHUNKS = 2**24
 """Places for a stage on a rank, over all flows and ranks: more would not fit in memory."""
 MOST_OPERATIONS = 2**31 - 1
+_SIZES = {"stages": MOST_STAGES, "microbatches": MOST_OPERATIONS, "slices": MOST_OPERATIONS}
 
 
 @dataclass(frozen=True)
@@ -190,15 +191,20 @@ class _Binder:
             argument.name.name: (evaluate(argument.value, Lanes(self._names)), argument.value.span)
             for argument in item.arguments
         }
-        for name, least, most in (("stages", 1, MOST_STAGES), ("microbatches", 1, MOST_OPERATIONS)):
+        values.setdefault("slices", (1, item.span))
+        for name, most in _SIZES.items():
             value, span = values[name]
-            if not least <= value <= most:
+            if not 1 <= value <= most:
                 message = f"flow `{item.name.name}` cannot have {value:,} {name}"
-                expected = f"from {least} to {most:,}"
+                expected = f"from 1 to {most:,}"
                 raise Stop(Finding("value", message, span, expected, f"{value:,}"))
-        stages, microbatches = int(values["stages"][0]), int(values["microbatches"][0])
+        stages, microbatches, slices = (int(values[name][0]) for name in _SIZES)
         backward = bool(values.get("backward", (True,))[0])
-        flow = Flow(item.name.name, microbatches, self._holders(item, stages), backward)
+        if microbatches % slices:
+            message = f"the microbatches of flow `{item.name.name}` are no whole sequences"
+            expected, found = f"a multiple of its {slices:,} slices", f"{microbatches:,}"
+            raise Stop(Finding("value", message, values["microbatches"][1], expected, found))
+        flow = Flow(item.name.name, microbatches, self._holders(item, stages), backward, slices)
         self._check_flow(item, flow)
         self._names[item.name.name] = FlowValue(len(self._flows))
         self._flows.append(flow)
@@ -218,10 +224,9 @@ class _Binder:
     def _check_flow(self, item: s.FlowItem, flow: Flow) -> None:
         """All flows travel the same model; a stage has at most two holders; ids fit in 31 bits."""
         first = self._flows[0] if self._flows else flow
-        if flow.stages != first.stages or flow.backward != first.backward:
+        expected, found = _travels(first), _travels(flow)
+        if expected != found:
             message = f"flow `{flow.name}` does not fit flow `{first.name}`"
-            expected = f"{first.stages} stages, backward={str(first.backward).lower()}"
-            found = f"{flow.stages} stages, backward={str(flow.backward).lower()}"
             hint = "all flows of a schedule travel the same model"
             raise Stop(Finding("value", message, item.span, expected, found, hint))
         self._afford(item, flow)
@@ -311,6 +316,11 @@ class _Binder:
                 message, span = f"the layers of stage {stage}: {error}", self._layers[-1].span
                 raise Stop(Finding("parts", message, span, "layers of parts")) from None
         return known[chunk]
+
+
+def _travels(flow: Flow) -> str:
+    """What is the same in all flows of a schedule."""
+    return f"{flow.model}, backward={str(flow.backward).lower()}"
 
 
 def _pattern(item: s.Pattern) -> Pattern:

@@ -43,6 +43,10 @@ def stated_blocks(schedule: Schedule, most: int = 1) -> tuple[list[Blocks], tupl
     """
     block = schedule.program
     assert isinstance(block, s.Every)
+    if schedule.placement.sliced:
+        message = "a building block repeats with every microbatch, and the backward of slices turns"
+        expected, hint = "a flow without `slices`", "say the order in an `on rank` or by a policy"
+        raise Stop(Finding("slot", message, block.span, expected, "slices", hint))
     period = _period(block, schedule)
     placed = _placed(block, schedule, period)
     for rank, own in enumerate(placed):

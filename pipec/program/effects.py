@@ -50,14 +50,19 @@ class Value(Enum):
     GRADIENT = "gradient"
     SAVED = "what F saved for the backward"
     STASH = "what B kept for W"
+    CARRIED = "what a slice hands on to the next of its sequence"
+    RETURNED = "the gradient of what a slice handed on"
 
 
 @dataclass(frozen=True)
 class Use:
-    """A value of the instruction's own stage, or of the one `stage` further along the flow."""
+    """A value of the instruction's own stage, or of the one `stage` further along the flow; of its
+    own microbatch, or of the one `slice` further along the sequence.
+    """
 
     value: Value
     stage: int = 0
+    slice: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Effect:
 
 _ACTIVATION, _GRADIENT = Use(Value.ACTIVATION), Use(Value.GRADIENT)
 _SAVED, _STASH = Use(Value.SAVED), Use(Value.STASH)
+_CARRIED, _RETURNED = Use(Value.CARRIED), Use(Value.RETURNED)
 
 EFFECTS: dict[Kind, Effect] = {
     effect.kind: effect
@@ -84,16 +90,16 @@ EFFECTS: dict[Kind, Effect] = {
             Step.FORWARD,
             Lane.COMPUTE,
             cost="F",
-            consumes=(_ACTIVATION,),
-            produces=(Use(Value.ACTIVATION, +1), _SAVED),
+            consumes=(_ACTIVATION, _CARRIED),
+            produces=(Use(Value.ACTIVATION, +1), _SAVED, Use(Value.CARRIED, slice=+1)),
         ),
         Effect(
             Kind.B,
             Step.BACKWARD,
             Lane.COMPUTE,
             cost="B",
-            consumes=(_SAVED, _GRADIENT),
-            produces=(Use(Value.GRADIENT, -1), _STASH),
+            consumes=(_SAVED, _GRADIENT, _RETURNED),
+            produces=(Use(Value.GRADIENT, -1), _STASH, Use(Value.RETURNED, slice=-1)),
             releases=(_SAVED,),
         ),
         Effect(
@@ -109,8 +115,8 @@ EFFECTS: dict[Kind, Effect] = {
             Step.BACKWARD,
             Lane.COMPUTE,
             cost="BW",
-            consumes=(_SAVED, _GRADIENT),
-            produces=(Use(Value.GRADIENT, -1),),
+            consumes=(_SAVED, _GRADIENT, _RETURNED),
+            produces=(Use(Value.GRADIENT, -1), Use(Value.RETURNED, slice=-1)),
             releases=(_SAVED,),
         ),
         Effect(Kind.SEND, None, Lane.WIRE, cost="send"),
@@ -124,28 +130,33 @@ EFFECTS: dict[Kind, Effect] = {
 
 @dataclass(frozen=True)
 class Need:
-    """A value that a step waits for: made by `step` of the stage `stage` further along the flow."""
+    """A value that a step waits for: made by `step` of the stage `stage` further along the flow and
+    of the microbatch `slice` further along the sequence.
+    """
 
     value: Value
     step: Step
     stage: int
+    slice: int = 0
 
 
 def _needs(step: Step) -> tuple[Need, ...]:
     """Join what a step consumes with what the table says produces it."""
     consumer = next(effect for effect in EFFECTS.values() if effect.step is step)
     needs = {
-        Need(use.value, effect.step, use.stage - made.stage)
+        Need(use.value, effect.step, use.stage - made.stage, use.slice - made.slice)
         for use in consumer.consumes
         for effect in EFFECTS.values()
         for made in effect.produces
         if made.value is use.value and effect.step is not None
     }
-    return tuple(sorted(needs, key=lambda need: (need.step, need.stage)))
+    return tuple(sorted(needs, key=lambda need: (need.step, need.stage, need.slice)))
 
 
 NEEDS: dict[Step, tuple[Need, ...]] = {step: _needs(step) for step in Step}
-"""For each step, all that must have happened before it. At the ends of a flow there is less."""
+"""For each step, all that must have happened before it. At the ends of a flow, and of a sequence,
+there is less.
+"""
 
 TRAVELS: dict[Step, Need] = {step: need for step in Step for need in NEEDS[step] if need.stage != 0}
 """The value that may cross ranks to reach a step: what a SEND with that step's id carries."""

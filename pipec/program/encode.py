@@ -60,6 +60,7 @@ def encode_program(program: Program) -> dict[str, Any]:
             "microbatches": flow.microbatches,
             "ranks": list(flow.ranks),
             "backward": flow.backward,
+            **({"slices": flow.slices} if flow.slices > 1 else {}),
         }
         for flow in program.placement.flows
     ]
@@ -135,8 +136,12 @@ def _flows(section: Any, ranks: int) -> tuple[Flow, ...]:
         placed = tuple(whole(rank, f"{where}.ranks", 0, ranks - 1) for rank in holders)
         microbatches = whole(flow.get("microbatches"), f"{where}.microbatches", 1, LARGEST)
         backward = member(flow, "backward", bool, where)
-        flows.append(Flow(member(flow, "name", str, where), microbatches, placed, backward))
-    if not flows or not flows[0].stages or len({flow.stages for flow in flows}) > 1:
+        slices = whole(flow.get("slices", 1), f"{where}.slices", 1, LARGEST)
+        name = member(flow, "name", str, where)
+        if microbatches % slices:
+            raise Misshapen(f"`{where}` has no whole sequences", f"a multiple of {slices}")
+        flows.append(Flow(name, microbatches, placed, backward, slices))
+    if not flows or not flows[0].stages or len({flow.model for flow in flows}) > 1:
         raise Misshapen("`program.flows` do not travel one model", "flows of equally many stages")
     if len({flow.backward for flow in flows}) > 1:
         raise Misshapen("`program.flows` do not travel one model", "a backward in all, or in none")

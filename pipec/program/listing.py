@@ -53,7 +53,8 @@ def text(instruction: Instruction) -> str:
 def _flow_line(flow: Flow) -> str:
     ranks = " ".join(map(str, flow.ranks))
     backward = "" if flow.backward else " backward false"
-    return f"flow {flow.name} microbatches {flow.microbatches} ranks {ranks}{backward}"
+    slices = f" slices {flow.slices}" if flow.slices > 1 else ""
+    return f"flow {flow.name} microbatches {flow.microbatches}{slices} ranks {ranks}{backward}"
 
 
 def _chunk_lines(placement: Placement) -> list[str]:

@@ -21,17 +21,26 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Flow:
-    """A chain of stages that microbatches travel; `ranks[s]` holds stage `s`."""
+    """A chain of stages that microbatches travel; `ranks[s]` holds stage `s`.
+
+    Microbatches may be slices: `slices` of them in a row are one sequence, cut along its length.
+    """
 
     name: str
     microbatches: int
     ranks: tuple[int, ...]
     backward: bool = True
+    slices: int = 1
 
     @property
     def stages(self) -> int:
         """How many stages the flow has."""
         return len(self.ranks)
+
+    @property
+    def model(self) -> str:
+        """What all flows of a program share, in words."""
+        return f"{self.stages} stages" + (f", {self.slices} slices" if self.slices > 1 else "")
 
 
 class Operations(NamedTuple):
@@ -112,6 +121,27 @@ class Placement:
     def microbatches(self) -> Array:
         """Microbatches of each flow."""
         return np.array([flow.microbatches for flow in self.flows], np.int64)
+
+    @cached_property
+    def slices(self) -> Array:
+        """Slices of a sequence in each flow; 1 where microbatches are whole."""
+        return np.array([flow.slices for flow in self.flows], np.int64)
+
+    @cached_property
+    def sliced(self) -> bool:
+        """Whether some flow has slices."""
+        return any(flow.slices > 1 for flow in self.flows)
+
+    def turned(self, flow: Any, step: Any, number: Any) -> Any:
+        """The microbatch that a step takes as its `number`-th, and the other way round.
+
+        Forwards go along a sequence; what is backward begins with the last slice of it.
+        """
+        if not self.sliced:
+            return number
+        slices = self.of(self.slices, flow)
+        back = number - number % slices + slices - 1 - number % slices
+        return np.where(step == Step.FORWARD, number, back)
 
     def of(self, numbers: Array, flow: Any) -> Any:
         """`numbers[flow]`, or the one number that all flows have."""

@@ -48,7 +48,7 @@ _MESSAGE = re.compile(
 _SUM = re.compile(rf"(?P<kind>SUM)\s+(?P<stage>{_NUMBER})\s*<->\s*(?P<peer>{_NUMBER})")
 _FLOW = re.compile(
     rf"flow\s+(?P<name>\w+)\s+microbatches\s+(?P<microbatches>{_NUMBER})"
-    rf"\s+ranks(?P<ranks>(?:\s+{_NUMBER})+)"
+    rf"(?:\s+slices\s+(?P<slices>{_NUMBER}))?\s+ranks(?P<ranks>(?:\s+{_NUMBER})+)"
     r"(?P<forward>\s+backward\s+false)?"
 )
 _CHUNK = re.compile(rf"chunk(?P<stages>(?:\s+{_NUMBER})+)\s*:\s*(?P<layers>.*)")
@@ -122,16 +122,22 @@ class _Reader:
         if any(flow.name == match["name"] for flow in self._flows):
             self._reject(f"flow `{match['name']}` is stated twice", span, "each flow once")
             return
-        if self._flows and len(ranks) != self._flows[0].stages:
-            expected = f"{self._flows[0].stages} stages, as in flow `{self._flows[0].name}`"
-            self._reject("all flows travel the same model", span, expected, f"{len(ranks)}")
+        microbatches, slices = int(match["microbatches"]), int(match["slices"] or 1)
+        if not slices or microbatches % slices:
+            expected = "microbatches that are whole sequences of slices"
+            self._reject(f"flow `{match['name']}` is impossible", span, expected)
             return
-        backward = match["forward"] is None
-        if self._flows and backward != self._flows[0].backward:
-            expected = f"a backward as in flow `{self._flows[0].name}`, there and here or nowhere"
+        flow = Flow(match["name"], microbatches, ranks, match["forward"] is None, slices)
+        first = self._flows[0] if self._flows else flow
+        if flow.model != first.model:
+            expected = f"{first.model}, as in flow `{first.name}`"
+            self._reject("all flows travel the same model", span, expected, flow.model)
+            return
+        if flow.backward != first.backward:
+            expected = f"a backward as in flow `{first.name}`, there and here or nowhere"
             self._reject("all flows travel the same model", span, expected, f"`{code}`")
             return
-        self._flows.append(Flow(match["name"], int(match["microbatches"]), ranks, backward))
+        self._flows.append(flow)
 
     def _read_chunk(self, code: str, span: Span) -> None:
         match, stages = _CHUNK.fullmatch(code), self._flows[0].stages if self._flows else 0
