@@ -23,9 +23,11 @@ def placements(draw: st.DrawFn, most_ranks: int = 4) -> Placement:
     """A few ranks, one or two flows over one model."""
     ranks, stages = draw(st.integers(1, most_ranks)), draw(st.integers(1, 5))
     flows, backward = [], draw(st.booleans())
+    slices = draw(st.sampled_from((1, 1, 2, 3)))
     for name in draw(st.lists(NAMES, min_size=1, max_size=2, unique=True)):
         holders = draw(st.lists(st.integers(0, ranks - 1), min_size=stages, max_size=stages))
-        flows.append(Flow(name, draw(st.integers(1, 4)), tuple(holders), backward))
+        count = slices * draw(st.integers(1, 4 // slices))
+        flows.append(Flow(name, count, tuple(holders), backward, slices))
     layouts = draw(st.lists(LAYOUTS, min_size=stages, max_size=stages) | st.just([]))
     return Placement(ranks, tuple(flows), tuple(layouts))
 

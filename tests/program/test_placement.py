@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import placements
 
-from pipec.program.effects import NEEDS, TRAVELS, Step, Value
+from pipec.program.effects import NEEDS, TRAVELS, Need, Step, Value
 from pipec.program.needs import inputs
 from pipec.program.placement import Flow, Placement
 
@@ -36,6 +36,19 @@ def test_ids_are_dense_and_split_is_the_inverse(placement: Placement) -> None:
 
 @settings(deadline=None)
 @given(placements())
+def test_backwards_turn(placement: Placement) -> None:
+    """Sequence by sequence, forwards take slices in order, and what is backward the last first."""
+    for number, flow in enumerate(placement.flows):
+        sequences = np.arange(flow.microbatches).reshape(-1, flow.slices)
+        for step in Step:
+            turned = placement.turned(number, step, np.arange(flow.microbatches))
+            expected = sequences if step == Step.FORWARD else sequences[:, ::-1]
+            assert list(turned) == list(expected.ravel())
+            assert list(placement.turned(number, step, turned)) == list(range(flow.microbatches))
+
+
+@settings(deadline=None)
+@given(placements())
 def test_who_holds_what(placement: Placement) -> None:
     """home, held, copies and chunks agree with the flows."""
     for number, (flow, _, stage, _) in enumerate(everything(placement)):
@@ -59,30 +72,34 @@ def test_who_holds_what(placement: Placement) -> None:
 
 def test_what_operations_need() -> None:
     """The joins of the effects table, in words: F needs the activation before, and so on."""
-    assert {(need.value, need.step, need.stage) for need in NEEDS[Step.FORWARD]} == {
-        (Value.ACTIVATION, Step.FORWARD, -1)
+    assert set(NEEDS[Step.FORWARD]) == {
+        Need(Value.ACTIVATION, Step.FORWARD, stage=-1),
+        Need(Value.CARRIED, Step.FORWARD, stage=0, slice=-1),
     }
-    assert {(need.value, need.step, need.stage) for need in NEEDS[Step.BACKWARD]} == {
-        (Value.SAVED, Step.FORWARD, 0),
-        (Value.GRADIENT, Step.BACKWARD, 1),
+    assert set(NEEDS[Step.BACKWARD]) == {
+        Need(Value.SAVED, Step.FORWARD, stage=0),
+        Need(Value.GRADIENT, Step.BACKWARD, stage=1),
+        Need(Value.RETURNED, Step.BACKWARD, stage=0, slice=1),
     }
-    assert {(need.value, need.step, need.stage) for need in NEEDS[Step.WEIGHTS]} == {
-        (Value.STASH, Step.BACKWARD, 0)
-    }
+    assert set(NEEDS[Step.WEIGHTS]) == {Need(Value.STASH, Step.BACKWARD, stage=0)}
     assert set(TRAVELS) == {Step.FORWARD, Step.BACKWARD}
 
 
 @settings(deadline=None)
 @given(placements())
 def test_needs_as_arithmetic(placement: Placement) -> None:
-    """inputs and sources by additions are what the parts say, and flow ends have none."""
+    """inputs and sources by additions are what the parts say; ends of flows and of sequences have
+    none.
+    """
     parts = everything(placement)
     numbers = {part: number for number, part in enumerate(parts)}
     expected, travelling = set(), [-1] * len(parts)
     for number, (flow, step, stage, microbatch) in enumerate(parts):
+        slices = placement.flows[flow].slices
         for need in NEEDS[Step(step)]:
-            producer = numbers.get((flow, need.step, stage + need.stage, microbatch))
-            if producer is not None:
+            other = microbatch + need.slice
+            producer = numbers.get((flow, need.step, stage + need.stage, other))
+            if producer is not None and other // slices == microbatch // slices:
                 expected.add((number, producer))
                 travelling[number] = producer if need.stage else travelling[number]
     ids = np.arange(len(parts))

@@ -79,17 +79,19 @@ def drawings(draw: st.DrawFn, most_ranks: int = 4) -> Drawing:
     """One or two flows, linear, interleaved, in a V or anyhow placed, in a random order."""
     ranks, chunks = draw(st.integers(1, most_ranks)), draw(st.integers(1, 2))
     flows, backward = [], draw(st.integers(0, 5)) > 0
+    slices = draw(st.sampled_from((1, 1, 1, 2, 3)))
     for name in ("down", "up")[: draw(st.integers(1, 2))]:
         formulas = [say for many, say in _FORMULAS.values() if many == chunks]
         say = draw(st.sampled_from(formulas))
         holders = [say(stage, ranks) for stage in range(chunks * ranks)]
         if draw(st.integers(0, 3)) == 0:
             holders = draw(st.permutations(holders))
-        flows.append(Flow(name, draw(st.integers(1, 3)), tuple(holders), backward))
+        sequences = draw(st.integers(1, max(1, 4 // slices) if slices > 1 else 3))
+        flows.append(Flow(name, sequences * slices, tuple(holders), backward, slices))
     walk = random.Random(draw(st.integers(0, 2**32)))
     streams = _walked(tuple(flows), walk)
     for _ in range(draw(st.sampled_from((0, 0, 2, 8)))):
-        _swap(walk.choice(streams), walk)
+        _swap(walk.choice(streams), slices, walk)
     return Drawing(tuple(flows), tuple(tuple(_tied(one, walk)) for one in streams))
 
 
@@ -134,25 +136,31 @@ def _operations(flows: tuple[Flow, ...], walk: random.Random) -> Iterator[Operat
 def _needs(one: Operation, flows: tuple[Flow, ...], among: frozenset[Operation]) -> list[Operation]:
     """What must have happened before an operation."""
     wanted = []
+    slices = flows[one.flow].slices
+    if one.kind == "F" and one.microbatch % slices:
+        wanted = [one._replace(microbatch=one.microbatch - 1)]
+    elif one.kind in ("B", "BW") and (one.microbatch + 1) % slices:
+        later = one._replace(microbatch=one.microbatch + 1)
+        wanted = [later._replace(kind=kind) for kind in ("B", "BW")]
     if one.kind == "F" and one.stage:
-        wanted = [one._replace(stage=one.stage - 1)]
+        wanted += [one._replace(stage=one.stage - 1)]
     elif one.kind == "W":
-        wanted = [one._replace(kind="B")]
+        wanted += [one._replace(kind="B")]
     elif one.kind != "F":
         later = one._replace(stage=one.stage + 1)
-        wanted = [one._replace(kind="F")]
+        wanted += [one._replace(kind="F")]
         if later.stage < flows[one.flow].stages:
             wanted += [later._replace(kind=kind) for kind in ("B", "BW")]
     return [need for need in wanted if need in among]
 
 
-def _swap(stream: list[Operation], walk: random.Random) -> None:
+def _swap(stream: list[Operation], slices: int, walk: random.Random) -> None:
     """Exchange two neighbours of a rank, if neither needs the other there."""
     if len(stream) < 2:
         return
     at = walk.randrange(len(stream) - 1)
     one, two = stream[at : at + 2]
-    same = one.flow == two.flow and one.microbatch == two.microbatch
+    same = one.flow == two.flow and one.microbatch // slices == two.microbatch // slices
     if not same:
         stream[at : at + 2] = two, one
 
@@ -181,6 +189,7 @@ def write(drawing: Drawing, style: random.Random) -> str:
     lines = ["schedule drawn(P):"]
     for flow in drawing.flows:
         sizes = f"stages={flow.stages}, microbatches={flow.microbatches}"
+        sizes += f", slices={flow.slices}" if flow.slices > 1 else ""
         sizes += "" if flow.backward else ", backward=false"
         lines.append(f"    flow {flow.name}({sizes}): rank = {_placed(flow, ranks)}")
     lines.append("    on rank r:")
@@ -241,9 +250,16 @@ def _word(
             return "W"
         return f"{named}({one.microbatch})"
     counter = taken["F" if one.kind == "F" else "B", one.flow, one.stage]
-    first = next(number for number in range(flow.microbatches) if number not in counter)
+    first = next(number for number in _taken_in_turn(flow, one.kind) if number not in counter)
     counter.add(one.microbatch)
     return named if short and first == one.microbatch else f"{named}({one.microbatch})"
+
+
+def _taken_in_turn(flow: Flow, kind: str) -> Iterator[int]:
+    """Microbatches as a counter takes them: of slices, a backward takes the last first."""
+    for begin in range(0, flow.microbatches, flow.slices):
+        slices = range(begin, begin + flow.slices)
+        yield from slices if kind == "F" else reversed(slices)
 
 
 def _folded(words: Iterator[str], style: random.Random) -> Iterator[str]:

@@ -9,6 +9,7 @@ does not wait.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from functools import cache
 from itertools import count
 from typing import Any
@@ -62,6 +63,7 @@ class _Evaluation:
         self.of = list(zip(*(part.tolist() for part in split), program.part.tolist(), strict=True))
         self.stages = program.placement.stages.tolist()
         self.parts = program.placement.lengths.tolist()
+        self.slices = [flow.slices for flow in program.placement.flows]
         self.rows: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         """The rows of a rank, of a kind, for a flow, step, stage, microbatch and part."""
         ends: dict[Any, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
@@ -135,14 +137,25 @@ class _Evaluation:
                 given = self.beside(row, (flow, step, stage, mb, part - 1))
             elif stage:
                 given = self.brought(row, (flow, step, stage, mb))
-            return term_of("f", stage, part, given)
+            return term_of("f", stage, part, given, *self.carried(row, flow, step, stage, mb, part))
         forward = self.made(row, (Kind.F, *EXPERTS), (flow, FORWARD, stage, mb, part))
         gradient = term_of("loss", flow, mb, self.term(forward))
         if part < self.parts[stage] - 1:
             gradient = self.beside(row, (flow, step, stage, mb, part + 1))
         elif stage < self.stages[flow] - 1:
             gradient = self.brought(row, (flow, step, stage, mb))
-        return term_of("b", stage, part, self.term(forward), gradient)
+        carried = self.carried(row, flow, step, stage, mb, part)
+        return term_of("b", stage, part, self.term(forward), gradient, *carried)
+
+    def carried(
+        self, row: int, flow: int, step: int, stage: int, mb: int, part: int
+    ) -> Iterator[Term]:
+        """What the slice next to this one has left on the rank, in the order of the step."""
+        slices, last = self.slices[flow], self.parts[stage] - 1
+        begin, end = (0, last) if step == FORWARD else (last, 0)
+        other = mb - 1 if step == FORWARD else mb + 1
+        if part == begin and other >= 0 and other // slices == mb // slices:
+            yield self.term(self.made(row, MADE_BY, (flow, step, stage, other, end)))
 
     def brought(self, row: int, own: tuple[int, ...]) -> Term:
         """What an operation consumes: received for it on its rank, or made there."""
