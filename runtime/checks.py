@@ -1,6 +1,7 @@
 """What is checked before a pipeline is made, with the words for what is wrong."""
 
 from collections.abc import Mapping
+from inspect import signature
 
 import torch
 import torch.distributed as dist
@@ -60,6 +61,7 @@ def mistake_of(
         _check_size(plan, group)
         _check_stages(plan, stages, dist.get_rank(group))
         _check_parts(plan, stages)
+        _check_slices(plan, stages)
         _check_device(device, channels)
         check_certified(plan, channels)
         _check_launches(plan, device, channels)
@@ -125,6 +127,28 @@ def _check_parts(plan: Plan, stages: Mapping[int, nn.Module]) -> None:
     for stage, module in stages.items():
         if layouts and len(layouts[stage]) > 1:
             covers(stage, module, layouts[stage])
+
+
+def _check_slices(plan: Plan, stages: Mapping[int, nn.Module]) -> None:
+    """Stages of a flow with slices are called with what the slice before has returned."""
+    placement = plan.program.placement
+    if not placement.sliced:
+        return
+    if placement.layouts:
+        raise PipelineError(
+            f"plan `{plan.name}` opens the chunks of a flow with slices",
+            expected="whole chunks",
+            hint="leave `chunk` lines out of the listing",
+        )
+    for stage, module in stages.items():
+        known = signature(module.forward).parameters.values()
+        if not any(one.name == "carried" or one.kind is one.VAR_KEYWORD for one in known):
+            raise PipelineError(
+                f"plan `{plan.name}` has slices, and stage {stage} carries nothing between them",
+                expected="`forward(x, carried)`, which returns `output, carried`",
+                found=f"`forward({', '.join(one.name for one in known)})`",
+                hint="`carried` is None for the first slice of a sequence",
+            )
 
 
 def _check_device(device: torch.device, channels: Channels) -> None:

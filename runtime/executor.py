@@ -65,7 +65,7 @@ class Stream:
         program: Program,
         ends: Ends,
         trains: bool,
-        boundaries: dict[tuple[int, int], Boundary] | None = None,
+        boundaries: dict[tuple[int, int, int], Boundary] | None = None,
     ):
         """boundaries: those of an earlier stream, whose shapes are known by now."""
         self.program = program
@@ -108,24 +108,26 @@ class Stream:
 
     # --- parts ------------------------------------------------------------------------------------
 
-    def boundary(self, flow: int, stage: int) -> Boundary:
-        """The boundary in front of a stage."""
-        known = self._boundaries.get((flow, stage))
+    def boundary(self, flow: int, stage: int, number: int = 0) -> Boundary:
+        """The boundary in front of a stage for a microbatch: one for all, or one for each slice."""
+        placed = self.program.placement.flows[flow]
+        part = number % placed.slices
+        known = self._boundaries.get((flow, stage, part))
         if known is None:
-            context, ranks = self._context, self.program.placement.flows[flow].ranks
+            context, ranks = self._context, placed.ranks
             store = context.store if ranks[stage - 1] != ranks[stage] else None
-            key = f"{self._key}/{flow}/{stage}"
+            key = f"{self._key}/{flow}/{stage}/{part}"
             specs = context.declared.get(stage)
             if specs is not None and not self.trains:
                 specs = tuple(replace(spec, requires_grad=False) for spec in specs)
             known = Boundary(stage, key, store, context.device, specs, context.failed)
-            self._boundaries[flow, stage] = known
+            self._boundaries[flow, stage, part] = known
         return known
 
     def message_sizes(self) -> dict[int, int]:
         """Bytes of a message into each stage of which this rank knows them."""
         sizes: dict[int, int] = {}
-        for (_, stage), boundary in self._boundaries.items():
+        for (_, stage, _), boundary in self._boundaries.items():
             sizes[stage] = max(boundary.size, sizes.get(stage, 0))
         return sizes
 
@@ -134,10 +136,11 @@ class Stream:
         known = self._held.get((flow, stage))
         if known is None:
             context, placed = self._context, self.program.placement.flows[flow]
-            after = self.boundary(flow, stage + 1) if stage + 1 < placed.stages else None
+            slices, last = placed.slices, stage + 1 == placed.stages
+            after = () if last else [self.boundary(flow, stage + 1, one) for one in range(slices)]
             split = context.splits.get(stage)
             module, count = context.stages[stage], placed.microbatches
-            known = Held(stage, module, split, count, after, self.trains)
+            known = Held(stage, module, split, count, after, self.trains, slices)
             self._held[flow, stage] = known
         return known
 
@@ -256,9 +259,9 @@ class Stream:
 
     def _receive(self, row: int) -> Incoming:
         operation, peer = int(self.program.operation[row]), int(self.program.peer[row])
-        flow, step, stage, _ = self._split(operation)
+        flow, step, stage, number = self._split(operation)
         gradient = step == Step.BACKWARD
-        boundary = self.boundary(flow, stage + 1 if gradient else stage)
+        boundary = self.boundary(flow, stage + 1 if gradient else stage, number)
         line = self._line(peer, row)
         recv = self._context.wire.receiver(peer)
         incoming = Incoming(recv, line, boundary, gradient, operation)
@@ -321,14 +324,14 @@ class Stream:
             source = self._arrival(operation) or partial(
                 self.held(flow, stage - 1).handed_over, number
             )
-        if held.after is None:
+        if not held.after:
             return source, partial(self.ends.finish, stage, place)
-        return source, held.to_next()
+        return source, held.to_next(number)
 
     def _gradients(
         self, held: Held, flow: int, stage: int, number: int, operation: int
     ) -> Callable[[], Sequence[Any]]:
-        if held.after is None:
+        if not held.after:
             seeds, outputs = self.ends.seeds, held.outputs
             return lambda: seeds(outputs[number])
         return self._arrival(operation) or partial(self.held(flow, stage + 1).gradients, number)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pipec.runtime.batch import Microbatch
 from pipec.runtime.boundary import Boundary
+from pipec.runtime.carried import Carried
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.specs import tensors_of
 from pipec.runtime.split import Record, Split
@@ -21,11 +22,12 @@ Run = Callable[[], None]
 class Held:
     """One stage of one flow. Lists have one place per microbatch, empty while nothing is held.
 
-    `after` is the boundary behind the stage, None behind the last one.
+    `after` are the boundaries behind the stage, one per slice of a sequence; none behind the last.
     """
 
     __slots__ = (
         "after",
+        "carried",
         "count",
         "inputs",
         "module",
@@ -42,8 +44,9 @@ class Held:
         module: nn.Module,
         split: Split | None,
         count: int,
-        after: Boundary | None,
+        after: Sequence[Boundary],
         trains: bool,
+        slices: int = 1,
     ):
         self.stage = stage
         self.module = module
@@ -51,6 +54,7 @@ class Held:
         self.count = count
         self.after = after
         self.trains = trains
+        self.carried = Carried(stage, slices, count) if slices > 1 else None
         self.inputs: list[Tensors] = [()] * count
         self.outputs: list[Tensors] = [()] * count
         self.records: list[Record | None] = [None] * count
@@ -61,6 +65,8 @@ class Held:
         for record in self.records:
             if record is not None:
                 record.clear()
+        if self.carried is not None:
+            self.carried.clear()
 
     # --- F ----------------------------------------------------------------------------------------
 
@@ -83,20 +89,20 @@ class Held:
         return keep if self.trains and self.stage > 0 else pass_on
 
     def _call(self, number: int) -> Callable[..., Any]:
-        record = self.records[number]
-        if record is None:
-            return self.module
-        assert self.split is not None
-        return partial(self.split.forward, record, self.module)
+        record, call = self.records[number], cast("Callable[..., Any]", self.module)
+        if record is not None:
+            assert self.split is not None
+            call = partial(self.split.forward, record, self.module)
+        return call if self.carried is None else self.carried.call(number, call)
 
-    def to_next(self) -> Callable[[Any], Tensors]:
+    def to_next(self, number: int) -> Callable[[Any], Tensors]:
         """What checks the output of a stage other than the last, before it leaves the stage."""
-        after = self.after
-        assert after is not None
+        after = self.after[number % len(self.after)]
+        checked = partial(self._checked, after)
         if after.specs is None or len(after.specs) != 1:
-            return self._checked
+            return checked
         shape, dtype = torch.Size(after.specs[0].shape), after.specs[0].dtype
-        needs, checked = after.specs[0].requires_grad, self._checked
+        needs = after.specs[0].requires_grad
 
         def check(output: Any) -> Tensors:
             if (
@@ -110,10 +116,9 @@ class Held:
 
         return check
 
-    def _checked(self, output: Any) -> Tensors:
+    def _checked(self, after: Boundary, output: Any) -> Tensors:
         tensors = tensors_of(output, self.stage)
-        assert self.after is not None
-        self.after.check(tensors)
+        after.check(tensors)
         return tensors
 
     def handed_over(self, number: int) -> Tensors:
@@ -150,6 +155,28 @@ class Held:
                 roots = tuple(tensor for tensor in roots if tensor.requires_grad)
             if roots and roots[0].requires_grad:
                 execute(roots, given)
+
+        return run if self.carried is None else self._of_slice(number, gradients, execute)
+
+    def _of_slice(
+        self,
+        number: int,
+        gradients: Callable[[], Sequence[Tensor]],
+        execute: Callable[[Sequence[Tensor], Sequence[Tensor]], None],
+    ) -> Run:
+        """The same for a slice: from its outputs, and from what it handed on to the next one."""
+        outputs, carried = self.outputs, self.carried
+        assert carried is not None
+
+        def run() -> None:
+            given = gradients()
+            roots = [tensor for tensor in outputs[number] if tensor.requires_grad]
+            outputs[number] = ()
+            handed_on, returned = carried.returned(number)
+            if not roots:
+                given = ()
+            if roots or handed_on:
+                execute([*roots, *handed_on], [*given, *returned])
 
         return run
 

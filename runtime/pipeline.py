@@ -250,7 +250,8 @@ class Pipeline:
             raise
 
     def _cut(self, ends: Ends, batch: Any, target: Any) -> None:
-        ranks = [flow.ranks for flow in self.plan.program.placement.flows]
+        flows = self.plan.program.placement.flows
+        ranks, slices = [flow.ranks for flow in flows], flows[0].slices
         ends.batch = ends.targets = []
         if any(placed[0] == self.rank for placed in ranks):
             if batch is None:
@@ -258,9 +259,9 @@ class Pipeline:
                     f"rank {self.rank} holds the first stage and got no batch",
                     hint="call step(batch, target) on every rank",
                 )
-            ends.batch = microbatches(batch, self._count, "batch")
+            ends.batch = microbatches(batch, self._count, "batch", slices)
         if target is not None and any(placed[-1] == self.rank for placed in ranks):
-            ends.targets = microbatches(target, self._count, "target")
+            ends.targets = microbatches(target, self._count, "target", slices)
 
     def _run(self, stream: Stream) -> None:
         watchdog = self._watchdog
