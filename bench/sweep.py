@@ -4,10 +4,10 @@ python bench/sweep.py                      # P to 32; M to 32, and a sample of M
 python bench/sweep.py --ranks 8 --most 16 zbv dualpipe mine.pipe
 
 Every P from 1 to 32. Every M from 1 to 32; above it 33, 48, 64, 65, 96, 127, 128, and the sizes at
-which schedules change: 2P - 1, 2P, 2P + 1, 3P and 4P. Schedules with a `v` take 1, 2 and 3. Each
-program is proved under one queue a rank with rendezvous, so it is safe under every topology. Sizes
-that a `require` refuses are counted apart. Ends with status 1 if a program is not certified, or if
-a schedule has no legal size at all.
+which schedules change: 2P - 1, 2P, 2P + 1, 3P and 4P. Schedules with a `v` take 1, 2 and 3, and
+those with `slices` 1, 2 and 4. Each program is proved under one queue a rank with rendezvous, so it
+is safe under every topology. Sizes that a `require` refuses are counted apart. Ends with status 1
+if a program is not certified, or if a schedule has no legal size at all.
 """
 
 import argparse
@@ -24,6 +24,10 @@ from pipec.program.graph import Channels
 
 EVERY = 32
 SAMPLE = (33, 48, 64, 65, 96, 127, 128)
+CHOICES = {
+    "v": [{"v": chunks} for chunks in (1, 2, 3)],
+    "slices": [{"slices": slices} for slices in (1, 2, 4)],
+}
 STRICTEST = Settings(channels=Channels("rank", 0))
 
 
@@ -61,12 +65,11 @@ def main() -> None:
 
 def sizes(name: str, ranks: int, most: int) -> Iterator[Sizes]:
     """All sizes of a schedule that are tried."""
-    chunks = (1, 2, 3) if "v" in takes(name) else (0,)
+    more = next((choices for key, choices in CHOICES.items() if key in takes(name)), [{}])
     for P in range(1, ranks + 1):
         edges = (2 * P - 1, 2 * P, 2 * P + 1, 3 * P, 4 * P)
         for M in sorted({*range(1, EVERY + 1), *SAMPLE, *edges}):
-            for v in chunks if most >= M else ():
-                yield {"P": P, "M": M, **({"v": v} if v else {})}
+            yield from ({"P": P, "M": M, **chosen} for chosen in (more if most >= M else ()))
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ def mistake_of(
     try:
         _check_size(plan, group)
         _check_stages(plan, stages, dist.get_rank(group))
-        _check_parts(plan, stages)
         _check_slices(plan, stages)
+        _check_parts(plan, stages)
         _check_device(device, channels)
         check_certified(plan, channels)
         _check_launches(plan, device, channels)

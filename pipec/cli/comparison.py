@@ -154,6 +154,7 @@ def _result(name: str, sizes: Mapping[str, int | bool], chosen: Settings) -> Com
         int((compiled.program.kind == Kind.SEND).sum()),
         certificate.costs,
         cut=chosen.cut,
+        slices=placement.flows[0].slices,
     )
 
 

@@ -66,6 +66,9 @@ def write_torch_csv(program: Program) -> str:
         raise PipecError(
             [Finding("export", message, None, "chunks that are not opened", None, hint)]
         )
+    if placement.sliced:
+        message, expected = "torch's runtime hands nothing on from slice to slice", "no `slices`"
+        raise PipecError([Finding("export", message, None, expected)])
     if not placement.flows[0].backward:
         message = "torch's runtime runs no schedule without backward"
         raise PipecError([Finding("export", message, None, "a training schedule")])

@@ -148,6 +148,8 @@ def _ordered(recipe: Recipe, order: Order, setting: Setting) -> Compiled:
 
 def placement_name(placement: Placement) -> str:
     """Which of `PLACEMENTS` it is; whatever turns back on itself is a `v`."""
+    if placement.sliced:
+        return "sliced"
     if len(placement.flows) > 1:
         return "bidirectional"
     ranks = placement.flows[0].ranks

@@ -1,7 +1,7 @@
 """Tables for people: a certificate, a comparison."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -108,6 +108,8 @@ class Compared:
     """How many were interleaved, where several such numbers are compared."""
     cut: int = 0
     """The pieces that costs are stated for: figures are those of one model, however it is cut."""
+    slices: int = 1
+    """Those of a sequence: figures are counted in microbatches, which are slices."""
 
     @property
     def label(self) -> str:
@@ -116,8 +118,10 @@ class Compared:
 
     @property
     def scale(self) -> float:
-        """The size of a stage in P-ths of the model: what figures in stages are scaled by."""
-        return 1.0 if self.cut else self.ranks / self.stages
+        """What figures in stages and microbatches are scaled by: the size of a stage in P-ths of
+        the model, and of a microbatch in sequences.
+        """
+        return (1.0 if self.cut else self.ranks / self.stages) / self.slices
 
     @property
     def parameters(self) -> float:
@@ -175,14 +179,26 @@ def comparison_table(rows: Sequence[Compared]) -> Table:
 
 
 def scale_text(rows: Sequence[Compared]) -> str:
-    """How figures in stages of different sizes compare; empty where all stages are of one size."""
+    """How figures in stages or microbatches of different sizes compare; empty where all are of one
+    size.
+    """
     if len({row.scale for row in rows}) == 1:
         return ""
-    sizes: dict[str, dict[str, None]] = {}
+    stages: dict[str, dict[str, None]] = {}
+    slices: dict[str, dict[str, None]] = {}
     for row in rows:
-        sizes.setdefault(f"1/{row.stages}", {})[row.name] = None
-    said = "; ".join(f"{size} of the model for {', '.join(sizes[size])}" for size in sizes)
-    return f"a stage is {said}: `scaled` counts in {rows[0].ranks}ths of the model"
+        stages.setdefault(f"1/{row.stages} of the model", {})[row.name] = None
+        if row.slices > 1:
+            slices.setdefault(f"1/{row.slices} of a sequence", {})[row.name] = None
+    said = f"a stage is {_sizes(stages)}"
+    units = f"{rows[0].ranks}ths of the model"
+    if slices:
+        said, units = f"{said}, a microbatch {_sizes(slices)}", f"{units} and in sequences"
+    return f"{said}: `scaled` counts in {units}"
+
+
+def _sizes(sizes: Mapping[str, Iterable[str]]) -> str:
+    return "; ".join(f"{size} for {', '.join(names)}" for size, names in sizes.items())
 
 
 def plain_table(*columns: str) -> Table:

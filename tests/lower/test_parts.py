@@ -60,7 +60,7 @@ def test_messages_stand_behind_the_last_part_and_before_the_first() -> None:
     assert zero[4:7] == ["F main 0 0 out.1", "SEND F main 1 0 -> 1", "RECV B main 0 0 <- 1"]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", sorted({*names()} - {"seq1f1b", "seqzb1p"}))
 @pytest.mark.parametrize("neighbours", [0, 1, 3])
 @pytest.mark.parametrize(
     ("layers", "ranks"), [(LAYER, 4), (f"embed | {LAYER} | attention mlp | head", 2)]
@@ -75,6 +75,14 @@ def test_every_schedule_of_the_library_is_certified_with_open_chunks(
     assert all(verdict.safe for verdict in certificate.safety.values())
     again = parse_listing(Source("x.listing", listing(compiled.program)))
     assert again.same(compiled.program)
+
+
+def test_slices_are_not_opened() -> None:
+    """A stage that hands something on from slice to slice runs as a whole."""
+    with pytest.raises(PipecError) as caught:
+        opened("seq1f1b", LAYER, P=2, M=2)
+    (finding,) = caught.value.findings
+    assert finding.code == "parts" and finding.span and "slices" in finding.message
 
 
 def test_parts_cost_what_is_stated_or_an_equal_share() -> None:

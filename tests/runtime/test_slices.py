@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
-from piped import TOKENS, WIDTH, Gradients, assert_close, assert_same, gradients_of, loss_of
+from piped import TOKENS, WIDTH, Gradients, assert_same, gradients_of, loss_of
 from ranks import Ranks
+from refusing import refused
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional
@@ -16,7 +20,9 @@ from torch.nn import functional
 from pipec import Channels
 from pipec.compiler import Settings, build, certify, plan_of
 from pipec.program.plan import Plan
+from pipec.program.reading import parse_listing
 from pipec.runtime import Pipeline
+from pipec.source import Source
 
 pytestmark = pytest.mark.slow
 
@@ -112,35 +118,154 @@ def compiled(schedule: str, ranks: int, sequences: int, slices: int) -> Plan:
 
 def stepping(
     rank: int, group: ProcessGroup, schedule: str, sizes: tuple[int, int, int], wires: str
-) -> tuple[int, set[int]]:
-    """Two steps, with an evaluation in between, each compared with the whole model."""
+) -> tuple[int, list[dict[int, float]]]:
+    """Two steps, each compared with the whole model, with an evaluation behind each.
+
+    How many gradients were compared, and the losses of each step and of each evaluation.
+    """
     plan, sequences = compiled(schedule, *sizes), sizes[1]
     count = plan.program.placement.flows[0].stages
-    expected, gradients = whole(count, sequences)
+    _, gradients = whole(count, sequences)
     stages = {stage: Stage(stage, count) for stage in plan.stages(rank)}
     channels = None if wires == "tagged" else Channels(wires)
     pipe = Pipeline(plan, stages, loss_fn=loss_of, group=group, channels=channels, timeout=20)
-    compared = 0
+    compared, losses = 0, []
     for _ in range(2):
         for module in stages.values():
             module.zero_grad()
-        loss = pipe.step(*batch_of(sequences))
+        pipe.step(*batch_of(sequences))
+        losses.append({number: float(loss) for number, loss in pipe.losses.items()})
         for stage, module in stages.items():
             compared += assert_same(gradients_of(module), gradients[stage], 1e-10, f"{stage}")
-        numbers = set(pipe.losses)
-        for mean in (loss, pipe.eval(*batch_of(sequences))):
-            if mean is not None:
-                assert_close(mean, expected, 1e-10, "the mean loss")
+        pipe.eval(*batch_of(sequences))
+        losses.append({number: float(loss) for number, loss in pipe.losses.items()})
     pipe.close()
-    return compared, numbers
+    return compared, losses
+
+
+def check(four: Ranks, schedule: str, sizes: tuple[int, int, int], wires: str) -> None:
+    """Gradients were compared on every rank, and the mean of all losses is that of the model."""
+    ranks, sequences, slices = sizes
+    answers = four.run(stepping, schedule, sizes, wires, on=range(ranks))
+    assert all(compared for compared, _ in answers)
+    expected, _ = whole(compiled(schedule, *sizes).program.placement.flows[0].stages, sequences)
+    for each in zip(*(losses for _, losses in answers), strict=True):
+        found = {number: loss for some in each for number, loss in some.items()}
+        assert set(found) == set(range(sequences * slices))
+        assert fmean(found.values()) == pytest.approx(float(expected), rel=1e-10)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("schedule", ["seq1f1b", "seqzb1p"])
 def test_library(four: Ranks, schedule: str, sizes: tuple[int, int, int]) -> None:
     """Gradients and losses equal those of whole sequences, with BW, and with B and W apart."""
-    ranks, sequences, slices = sizes
     for wires in ("tagged", "rank"):
-        answers = four.run(stepping, schedule, sizes, wires, on=range(ranks))
-        assert all(compared for compared, _ in answers)
-        assert set.union(*(numbers for _, numbers in answers)) == set(range(sequences * slices))
+        check(four, schedule, sizes, wires)
+
+
+BOTH = """
+schedule both(P, M, slices):
+    flow down(stages=P, microbatches=M * slices / 2, slices=slices): rank = stage
+    flow up  (stages=P, microbatches=M * slices / 2, slices=slices): rank = P - 1 - stage
+    greedy on rank r:
+        prefer B > F > W
+"""
+
+
+def test_two_flows_by_a_policy(four: Ranks, tmp_path: Path) -> None:
+    """Sequences from both ends, in an order that the compiler has made; copies add up."""
+    path = tmp_path / "both.pipe"
+    path.write_text(BOTH, encoding="utf-8")
+    for sizes in ((2, 4, 3), (4, 2, 2)):
+        check(four, str(path), sizes, "pair")
+
+
+CUTS = (6, 4, 2)
+"""The lengths of three slices that are not equal."""
+
+
+def uneven(rank: int, group: ProcessGroup) -> int:
+    plan = compiled("seqzb1p", 2, 2, 3)
+    x, y = batch_of(2)
+    _, gradients = whole(2, 2)
+    stages = {stage: Stage(stage, 2) for stage in plan.stages(rank)}
+
+    def share(scores: Tensor, target: Tensor) -> Tensor:
+        return (
+            functional.cross_entropy(scores.flatten(0, 1), target.flatten(), reduction="sum")
+            / y.numel()
+        )
+
+    pipe = Pipeline(plan, stages, loss_fn=share, group=group, reduction="sum", timeout=20)
+    compared = 0
+    for _ in range(2):
+        for module in stages.values():
+            module.zero_grad()
+        pipe.step(
+            *([part for one in each.chunk(2) for part in one.split(CUTS, 1)] for each in (x, y))
+        )
+        for stage, module in stages.items():
+            compared += assert_same(gradients_of(module), gradients[stage], 1e-10, f"{stage}")
+    pipe.close()
+    return compared
+
+
+def test_uneven_slices(four: Ranks) -> None:
+    """A list may have slices of different lengths, the same ones for each sequence."""
+    assert all(four.run(uneven, on=(0, 1)))
+
+
+class Alone(nn.Module):
+    """Not a stage for slices."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Careless(nn.Module):
+    """Forgets to return what it carries."""
+
+    def forward(self, x: Tensor, carried: Any) -> Tensor:
+        return x
+
+
+def refusing(rank: int, group: ProcessGroup) -> list[tuple[str | None, ...]]:
+    """What is said of stages, plans and batches that do not fit."""
+    plan = compiled("seq1f1b", 1, 2, 4)
+    opened = parse_listing(Source("x", OPENED))
+    said = [
+        refused(lambda: Pipeline(plan, {0: Alone()}, group=group)),
+        refused(lambda: Pipeline(replace(plan, program=opened), {0: Stage(0, 1)}, group=group)),
+    ]
+    for stage, x in ((Careless(), torch.ones(2, 4)), (Stage(0, 1), torch.ones(2, 6))):
+        pipe = Pipeline(plan, {0: stage}, loss_fn=loss_of, group=group, timeout=20)
+        said.append(refused(lambda pipe=pipe, x=x: pipe.step(x, x)))  # type: ignore[misc]
+        pipe.close()
+    return said
+
+
+OPENED = """
+ranks 1
+flow main microbatches 2 slices 2 ranks 0
+chunk 0: attention mlp
+rank 0:
+    F main 0 0 attention.0
+"""
+
+
+def test_what_does_not_fit(four: Ranks) -> None:
+    """Stages that carry nothing, opened chunks, and batches that cannot be cut are told apart."""
+    ((alone, opened, careless, short),) = four.run(refusing, on=(0,))
+    assert alone[0] == "plan `seq1f1b` has slices, and stage 0 carries nothing between them"
+    assert alone[1:3] == ("`forward(x, carried)`, which returns `output, carried`", "`forward(x)`")
+    assert opened[0] == "plan `seq1f1b` opens the chunks of a flow with slices"
+    assert "stage 0 of a flow with slices did not return what it carries" in str(careless[0])
+    assert careless[2:] == (
+        "Tensor",
+        "return `output, carried`; `output, None` where nothing is carried",
+    )
+    assert short[:3] == (
+        "the batch cannot be cut into 4 equal slices",
+        "a second dimension that 4 divides",
+        "shape (1, 6)",
+    )
