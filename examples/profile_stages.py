@@ -40,7 +40,7 @@ def main() -> None:
     pipe = Pipeline(plan, stages, loss_fn=loss_fn, device=device, listeners=[profile])
     parameters = [p for stage in stages.values() for p in stage.parameters()]
     optimizer = torch.optim.AdamW(parameters) if parameters else None
-    rows = args.batch * sum(flow.microbatches for flow in flows)
+    rows = args.batch * sum(flow.microbatches // flow.slices for flow in flows)
     for _ in range(args.skip + args.steps):
         x, y = model.batch_of(rows)
         dist.barrier()

@@ -12,12 +12,15 @@ import os
 import sysconfig
 import time
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 
 import pipec
 from pipec import Channels
@@ -46,7 +49,7 @@ def main() -> None:
     else:
         plan = pipec.compile(args.schedule, P=ranks, M=args.microbatches)
     flows = plan.program.placement.flows
-    microbatches = sum(flow.microbatches for flow in flows)
+    sequences = sum(flow.microbatches // flow.slices for flow in flows)
 
     # 2. The stages that this rank holds. Any nn.Module that takes and returns tensors will do.
     stages = {stage: make_stage(stage, flows[0].stages).to(device) for stage in plan.stages(rank)}
@@ -61,7 +64,7 @@ def main() -> None:
     entropy = unigram_entropy(text)
     say(rank, f"{len(text):,} bytes of Python; unigram entropy {entropy:.3f} nats a byte")
     begin = time.monotonic()
-    for step, (x, y) in enumerate(batches(text, microbatches * args.batch, args.steps)):
+    for step, (x, y) in enumerate(batches(text, sequences * args.batch, args.steps)):
         dist.barrier()
         trace.start()
         loss = mean_over_ranks(pipe.step(x.to(device), y.to(device)), device)
@@ -95,8 +98,12 @@ def arguments() -> argparse.Namespace:
 # --- the model ------------------------------------------------------------------------------------
 
 
+Past = tuple[Tensor, Tensor]
+"""The keys and the values of a sequence so far."""
+
+
 class Embedding(nn.Module):
-    """Bytes and their positions -> vectors. Takes and returns what crosses stages."""
+    """Bytes and their positions -> vectors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,9 +111,11 @@ class Embedding(nn.Module):
         self.position = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.05)
         nn.init.normal_(self.byte.weight, std=0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: integers `[batch, length]`; returns `[batch, length, width]`."""
-        return self.byte(x) + self.position
+    def forward(self, x: Tensor, begin: int | None) -> tuple[Tensor, int]:
+        """x: integers `[batch, length]`; returns `[batch, length, width]`, and where that ends."""
+        begin = begin or 0
+        end = begin + x.shape[1]
+        return self.byte(x) + self.position[begin:end], end
 
 
 class Block(nn.Module):
@@ -121,14 +130,19 @@ class Block(nn.Module):
         for layer in (self.out, self.down):
             nn.init.normal_(layer.weight, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: `[batch, length, width]`, and so is the result."""
+    def forward(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """x: `[batch, length, width]`, and so is the result; and all keys and values so far."""
         batch, length, _ = x.shape
         heads = self.qkv(self.norm1(x)).view(batch, length, 3, HEADS, WIDTH // HEADS)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        if past is None:
+            mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+            sees = causal_lower_right(length, key.shape[2])
+            mixed = functional.scaled_dot_product_attention(query, key, value, sees)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, WIDTH))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+        return x + self.down(functional.gelu(self.up(self.norm2(x)))), (key, value)
 
 
 class Head(nn.Module):
@@ -138,9 +152,27 @@ class Head(nn.Module):
         super().__init__()
         self.norm, self.score = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, BYTES, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _: None) -> tuple[Tensor, None]:
         """x: `[batch, length, width]`; returns `[batch, length, 256]`."""
-        return self.score(self.norm(x))
+        return self.score(self.norm(x)), None
+
+
+class Stage(nn.Module):
+    """Layers in a row, for whole sequences and for slices of them (docs/slices.md)."""
+
+    def __init__(self, layers: list[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, carried: Any = ()) -> Any:
+        """Called without `carried`, takes and returns what crosses stages; else a slice of that,
+        with what each layer carries.
+        """
+        kept = []
+        for layer, past in zip_longest(self.layers, carried or ()):
+            x, so_far = layer(x, past)
+            kept.append(so_far)
+        return x if carried == () else (x, kept)
 
 
 def make_stage(stage: int, stages: int) -> nn.Module:
@@ -152,7 +184,7 @@ def make_stage(stage: int, stages: int) -> nn.Module:
         layers.insert(0, Embedding())
     if stage == stages - 1:
         layers.append(Head())
-    return nn.Sequential(*layers)
+    return Stage(layers)
 
 
 def loss_of(scores: Tensor, target: Tensor) -> Tensor:
