@@ -31,15 +31,14 @@ def count_microbatches(rows: Array, start: Array, placement: Placement, origins:
     counted, line = counted[by_line], line[by_line]
     begins = np.flatnonzero(np.concatenate([[True], line[1:] != line[:-1]])) if len(line) else line
     ends = np.append(begins[1:], len(line))
-    said = rows[MICROBATCH, counted] >= 0
+    flow, step = rows[FLOW, counted], step[counted]
+    stated = placement.turned(flow, step, rows[MICROBATCH, counted])
+    said = stated >= 0
     number = np.arange(len(line)) - np.repeat(begins, ends - begins)
     mixed = np.logical_or.reduceat(said, begins) if len(begins) else said
-    flow, taken = rows[FLOW, counted], rows[MICROBATCH, counted]
-    back = step[counted]
-    stated = np.where(said, placement.turned(flow, back, taken), -1)
     for begin, end in zip(begins[mixed].tolist(), ends[mixed].tolist(), strict=True):
         number[begin:end] = _smallest_free(stated[begin:end].tolist())
-    rows[MICROBATCH, counted] = placement.turned(flow, back, number)
+    rows[MICROBATCH, counted] = placement.turned(flow, step, number)
     _within_flow(rows, counted, start, placement, origins)
 
 

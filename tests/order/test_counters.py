@@ -15,6 +15,7 @@ from pipec.program.program import Order
 from pipec.source import Source
 
 ONE = "flow main(stages=P, microbatches=M): rank = stage"
+SLICED = "flow main(stages=P, microbatches=M, slices=2): rank = stage"
 TWO_CHUNKS = "flow main(stages=2 * P, microbatches=M): rank = stage % P"
 TWO_FLOWS = """flow down(stages=P, microbatches=M): rank = stage
     flow up(stages=P, microbatches=M): rank = P - 1 - stage"""
@@ -67,6 +68,20 @@ def test_microbatches(body: str, order: str | None) -> None:
             ordered(body)
         return
     assert said(ordered(body)) == order
+
+
+@pytest.mark.parametrize(
+    ("body", "order"),
+    [
+        ("repeat M:  F\nrepeat M:  BW", "F0 F1 F2 F3 BW1 BW0 BW3 BW2"),
+        ("F  F  BW & F  BW & F\nrepeat 2:  B  W", "F0 F1 BW1&F2 BW0&F3 B3 W3 B2 W2"),
+        ("repeat M:  F\nB(3)  B  B  B\nW  W(0)  W  W", "F0 F1 F2 F3 B3 B1 B0 B2 W3 W0 W1 W2"),
+        ("F(2)  F  F(3)  F\nBW(1)  BW  BW  BW", "F2 F0 F3 F1 BW1 BW0 BW3 BW2"),
+    ],
+)
+def test_slices_turn(body: str, order: str) -> None:
+    """A backward begins with the last slice of a sequence, and explicit ones are marked as ever."""
+    assert said(ordered(body, flow=SLICED)) == order
 
 
 def test_chunks_count_apart() -> None:

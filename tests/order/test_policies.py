@@ -3,6 +3,8 @@
 from fractions import Fraction
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipec.compiler import Settings, build, certify
 from pipec.language import read
@@ -18,6 +20,7 @@ from pipec.program.memory import Limit, Memory
 from pipec.program.program import Order
 from pipec.simulate.report import Report
 from pipec.source import Source
+from pipec.verify.certificate import verify
 
 LINE = "flow main(stages=P, microbatches=M): rank = stage"
 V = "flow main(stages=2 * P, microbatches=M): rank = min(stage, 2 * P - 1 - stage)"
@@ -63,6 +66,28 @@ def test_1f1b_as_a_policy() -> None:
     policy = text(LINE, "greedy", "prefer BW > F", "limit F - BW <= P - r")
     made = order(policy, P=4, M=8)
     assert all(written(made, rank) == _computed("1f1b", rank) for rank in range(4))
+
+
+def test_a_policy_over_slices() -> None:
+    """The backward of a sequence is ready when all of it is, and begins with the last slice."""
+    flow = LINE.replace("=M", "=3 * M, slices=3")
+    made = order(text(flow, "greedy", "prefer BW > F"), P=1, M=2)
+    assert written(made, 0) == "F0 F1 F2 BW2 BW1 BW0 F3 F4 F5 BW5 BW4 BW3"
+    made = order(text(flow, "greedy", "prefer F > B > W", "limit F - B <= 4"), P=1, M=2)
+    assert written(made, 0) == "F0 F1 F2 F3 B2 F4 B1 F5 B0 B5 B4 B3 W2 W1 W0 W5 W4 W3"
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 4), st.booleans())
+def test_policies_over_slices(
+    ranks: int, sequences: int, slices: int, room: int, fused: bool
+) -> None:
+    """Whatever is preferred within a limit: sequences are whole, in chunks too, and certified."""
+    flow = V.replace("=M", f"={slices} * M, slices={slices}")
+    back = "BW" if fused else "B > W"
+    limit = f"limit F - {'BW' if fused else 'W'} <= 2 * (P + {slices + room})"
+    made = order(text(flow, "greedy", f"prefer {back} > F", limit), P=ranks, M=sequences)
+    assert verify(lower(made, UNEQUAL), UNEQUAL, Memory()).ok
 
 
 def _computed(name: str, rank: int) -> str:
