@@ -190,6 +190,21 @@ def test_dualpipe_at_unequal_costs() -> None:
 
 
 @pytest.mark.parametrize("ranks", ALL_RANKS)
+@pytest.mark.parametrize("slices", [2, 3, 8])
+def test_slices(ranks: int, slices: int) -> None:
+    """Slices divide the bubble of 1F1B and of ZB-H1, at a peak of P + slices - 1 of them."""
+    for costs in COSTS:
+        report = simulated("seq1f1b", costs, P=ranks, M=ranks + 1, slices=slices)
+        assert {rank.bubble for rank in report.ranks} == {(ranks - 1) * work(costs)}
+        assert [rank.peak_memory for rank in report.ranks] == [
+            ranks - r + slices - 1 for r in range(ranks)
+        ]
+    report = simulated("seqzb1p", P=ranks, M=ranks + 1, slices=slices)
+    assert max(rank.bubble for rank in report.ranks) == ranks - 1
+    assert report.peak_memory == ranks + slices - 1
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
 def test_forward(ranks: int) -> None:
     """Inference waits P - 1 forwards for the last rank to begin and keeps nothing."""
     report = simulated("forward", P=ranks, M=2 * ranks)

@@ -19,6 +19,8 @@ from torch.nn import functional
 
 from pipec import Channels
 from pipec.compiler import Settings, build, certify, plan_of
+from pipec.examples.train_lm import batch_of as example_batch
+from pipec.examples.train_lm import make_stage
 from pipec.program.plan import Plan
 from pipec.program.reading import parse_listing
 from pipec.runtime import Pipeline
@@ -213,6 +215,17 @@ def uneven(rank: int, group: ProcessGroup) -> int:
 def test_uneven_slices(four: Ranks) -> None:
     """A list may have slices of different lengths, the same ones for each sequence."""
     assert all(four.run(uneven, on=(0, 1)))
+
+
+def test_the_example_runs_slices_as_it_runs_sequences() -> None:
+    """The stages of `train_lm` give slice after slice what they give for the whole."""
+    stage = make_stage(0, 1)
+    x, _ = example_batch(2)
+    carried, found = None, []
+    for part in x.split((40, 30, 26), 1):
+        scores, carried = stage(part, carried=carried)
+        found.append(scores)
+    torch.testing.assert_close(torch.cat(found, 1), stage(x), rtol=1e-4, atol=1e-4)
 
 
 class Alone(nn.Module):
