@@ -75,8 +75,13 @@ def judged(name: str, ranks: int, microbatches: int, kind: str, seed: int) -> tu
     `none`: this seed finds nothing to damage in this way.
     """
     draw = random.Random(f"{name} {ranks} {microbatches} {kind} {seed}")
-    form = draw.choice(ONLY.get(kind, ("plain", "plain", "launched", "opened")))
-    program = good(name, ranks, microbatches, form) or good(name, ranks, microbatches)
+    plain = good(name, ranks, microbatches)
+    assert plain is not None
+    forms = ONLY.get(kind, ("plain", "plain", "launched", "opened"))
+    forms = tuple(form for form in forms if good(name, ranks, microbatches, form) is not None)
+    if not forms:  # what has slices is not opened
+        return "none", Case(plain, Channels(), Fraction(0))
+    program = good(name, ranks, microbatches, draw.choice(forms))
     assert program is not None
     topology = draw.choice(TOPOLOGIES)
     case = Case(program, Channels(topology, draw.choice((0, 1))), _peak(program))

@@ -57,7 +57,8 @@ def mistaken(seed: int) -> tuple[Case, Program]:
     """A library program with two to four mistakes, and the program without."""
     draw = random.Random(seed)
     name, ranks, microbatches = draw.choice(library())
-    form = draw.choice(("plain", "launched", "opened"))
+    forms = ("plain", "launched", "opened")
+    form = draw.choice([form for form in forms if good(name, ranks, microbatches, form)])
     program = good(name, ranks, microbatches, form)
     assert program is not None
     channels = Channels(draw.choice(TOPOLOGIES), draw.choice((0, 1, 2)))
