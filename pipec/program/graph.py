@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.findings import Finding, PipecError, listed, nearest
 from pipec.program.effects import COMPUTE, EXPERTS, Kind
 from pipec.program.events import Graph
 from pipec.program.lanes import brought
@@ -24,6 +25,8 @@ Topology = Literal["rank", "pair", "directed", "tagged"]
 TOPOLOGIES: tuple[Topology, ...] = ("rank", "pair", "directed", "tagged")
 """One queue per rank, per pair of ranks, per directed pair, or none at all (matching by tag)."""
 
+MOST_CREDITS = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -31,6 +34,20 @@ class Channels:
 
     topology: Topology = "pair"
     credits: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `PipecError` for channels that there are not."""
+        if self.topology not in TOPOLOGIES:
+            name = str(self.topology)
+            message, expected, hint = (
+                "no such channels",
+                listed(TOPOLOGIES),
+                nearest(name, TOPOLOGIES),
+            )
+            raise PipecError([Finding("usage", message, None, expected, f"`{name}`", hint)])
+        if type(self.credits) is not int or not 0 <= self.credits <= MOST_CREDITS:
+            message, expected = "this is no number of credits", f"from 0 to {MOST_CREDITS:,}"
+            raise PipecError([Finding("usage", message, None, expected, str(self.credits)[:60])])
 
 
 def order_graph(order: Order) -> Graph:

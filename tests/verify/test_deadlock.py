@@ -1,9 +1,12 @@
 """Deadlock verdicts agree with a plain machine, and are explained by a cycle that is one."""
 
+from typing import Any
+
 import pytest
 from machine import run, shuffled
 
 from pipec.compiler import build
+from pipec.findings import PipecError
 from pipec.program.graph import Channels, event_graph
 from pipec.program.links import Links
 from pipec.program.program import Program
@@ -106,3 +109,22 @@ def test_more_credits_than_messages() -> None:
     for topology in TOPOLOGIES:
         graph = event_graph(program, Links(program), Channels(topology, 9))
         assert not len(stuck_events(graph))
+
+
+@pytest.mark.parametrize(
+    ("topology", "credits", "expected"),
+    [
+        ("pairs", 0, "`rank`, `pair`, `directed` or `tagged`"),
+        (None, 0, "`rank`, `pair`, `directed` or `tagged`"),
+        ("pair", -1, "from 0 to 2,147,483,647"),
+        ("pair", 1.5, "from 0 to 2,147,483,647"),
+        ("pair", True, "from 0 to 2,147,483,647"),
+        ("rank", 10**30, "from 0 to 2,147,483,647"),
+    ],
+)
+def test_channels_that_there_are_not(topology: Any, credits: Any, expected: str) -> None:
+    """A wrong name or number is a finding where it is stated, not a traceback later."""
+    with pytest.raises(PipecError) as caught:
+        Channels(topology, credits)
+    (finding,) = caught.value.findings
+    assert (finding.code, finding.expected) == ("usage", expected)
