@@ -9,11 +9,13 @@ from pipec.findings import PipecError
 from pipec.language import read
 from pipec.library import only_schedule
 from pipec.order.schedule import bind
-from pipec.tune.blocks import block_recipe, blocks
+from pipec.tune.blocks import PERIODS, block_recipe, blocks, living
+from pipec.tune.blocks import shortest as shortest_blocks
 from pipec.tune.front import front
 from pipec.tune.jobs import Climb, Compile, Improve, Job, Repeat, Screen, Solve, parts, placed
 from pipec.tune.known import Known
 from pipec.tune.recipe import PLACEMENTS, Layout, Recipe, Trial, placement_name
+from pipec.tune.replay import Replay
 from pipec.tune.screen import ALIKE, Sketch, shortest
 from pipec.tune.setting import Setting
 from pipec.tune.solver import available
@@ -45,10 +47,8 @@ def rounds(known: Known) -> Iterator[tuple[str, list[Job]]]:
     recipes = library(setting.ranks, setting.microbatches)
     asked = [recipe for recipe in recipes if _placed(recipe) in (*placements, "")]
     yield "library", [Compile(recipe) for recipe in asked]
-    if "v" in placements and setting.ranks > 1:
-        ranks, count = setting.ranks, setting.microbatches
-        found = [block for block in blocks(ranks) if block.held <= 2.5 * ranks]
-        yield "blocks", [Compile(block_recipe(block, ranks, count)) for block in found]
+    if "v" in placements and setting.ranks > 1 and _can_be_cut(setting, "v", 2):
+        yield "blocks", _blocks(setting)
     searched = setting.layers is None
     openings = list(_openings(known)) if available() and searched else []
     for _ in range(_FIRST):
@@ -63,6 +63,24 @@ def rounds(known: Known) -> Iterator[tuple[str, list[Job]]]:
             return
         yield "orders", jobs
         number += 1
+
+
+def _blocks(setting: Setting) -> list[Job]:
+    """Those without free slots that live shortest, and the shortest of all others, run roughly."""
+    ranks, count = setting.ranks, setting.microbatches
+    shop = shop_at(setting, placed("v", 2, setting))
+    found = blocks(ranks, _HELD * ranks)
+    dense = [block for block in found if block.period == PERIODS[0]]
+    chosen = living(dense, _ALIVE)
+    if shop.size <= _MOVED:
+        chosen += [one for one in shortest_blocks(found, Replay(shop)) if one not in chosen]
+    return [Compile(block_recipe(block, ranks, count)) for block in chosen]
+
+
+_HELD, _ALIVE = 2.5, 3
+"""Chunks that blocks hold, at most, in shares of the ranks; how many are taken for each amount held
+because they live shortest.
+"""
 
 
 def _placed(recipe: Recipe) -> str:

@@ -16,11 +16,12 @@ from pipec.cli import main, tuning
 from pipec.program.costs import Costs
 from pipec.program.memory import Limit, Memory
 from pipec.program.plan import load_plan
-from pipec.tune.blocks import block_recipe, blocks
+from pipec.tune.blocks import Block, block_recipe, blocks
 from pipec.tune.points import Point, points
 from pipec.tune.recipe import PLACEMENTS, Trial, tried
 from pipec.tune.search import Budget, State, search
 from pipec.tune.setting import Setting
+from pipec.tune.texts import library
 
 COSTS = Costs.of({"F": 1, "B": "1.2", "W": "0.8", "send": "0.05"})
 
@@ -127,12 +128,22 @@ def test_mistakes_are_told(
 def test_blocks_hold_about_what_they_were_chosen_for() -> None:
     """Blocks have no collisions: each compiles, is certified, and holds about what was foreseen."""
     setting = Setting(4, 8)
-    chosen = blocks(4)
-    assert len(chosen) > 50
-    for block in chosen[::12]:
+    chosen = blocks(4, 10)
+    assert len(chosen) > 200
+    for block in chosen[::60]:
         trial = tried(block_recipe(block, 4, 8), setting)
         assert isinstance(trial, Trial)
-        assert trial.peak <= block.held / 2 + 1
+        assert trial.peak <= block.held / 2 + 1.5
+
+
+def test_a_block_with_free_slots_is_shorter_where_memory_is_short() -> None:
+    """At P=8 within 3 activations a period of 8 slots is shorter than anything of the library."""
+    setting = Setting(8, 24, memory=Memory(limit=Limit.of(3)))
+    block = Block(8, (1, 1, 1, 1, 3, 1, 3), 6, 0)
+    trial = tried(block_recipe(block, 8, 24), setting)
+    best = tried(next(one for one in library(8, 24) if one.title == "zbv-greedy most=6"), setting)
+    assert isinstance(trial, Trial) and isinstance(best, Trial)
+    assert trial.makespan == 94 < best.makespan
 
 
 def test_what_could_not_be_written_is_refused_before_the_search(
