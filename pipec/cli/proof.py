@@ -21,6 +21,7 @@ from pipec.cli.options import (
 )
 from pipec.cli.output import console, emit, figures, patience, say
 from pipec.compiler import Compiled, Settings, build, certify, plan_of, takes
+from pipec.findings import Finding, PipecError
 from pipec.verify.certificate import Certificate
 from pipec.verify.json import certificate_json
 from pipec.verify.members import members as differing_exchanges
@@ -61,6 +62,9 @@ def verify_command(
     pipec verify torch:ZBVZeroBubble P=4 M=8 --defer-recv
     """
     sizes += ("defer_recv=true",) if defer_recv else ()
+    if ranges and members is not None:
+        message, expected = "`--members` compares at one size", "one of `--for` and `--members`"
+        raise PipecError([Finding("usage", message, None, expected, "both")])
     if ranges:
         failed = prove_family(schedule, ranges, parameters(sizes), settings(options), form)
         if failed is None:

@@ -93,3 +93,10 @@ def test_a_size_given_twice_is_said() -> None:
     done = pipec("verify", "1f1b", "P=2", "M=4", "--for", "P=2..4")
     assert done.exit_code == 2
     assert "`P` is given twice" in done.stderr
+
+
+def test_members_are_not_compared_at_many_sizes() -> None:
+    """What a sweep would not look at is refused, rather than called certified."""
+    done = pipec(*"verify 1f1b P=2 --for M=2..3 --members gpipe".split())
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "`--members` compares at one size" in done.stderr
