@@ -108,8 +108,8 @@ def _number(value: Value) -> Any:
 def _take(value: Value, chosen: Array) -> Value:
     if isinstance(value, FlowValue):
         index = value.index
-        return FlowValue(index[chosen] if isinstance(index, np.ndarray) else index)
-    return value[chosen] if isinstance(value, np.ndarray) else value
+        return FlowValue(index.take(chosen)) if isinstance(index, np.ndarray) else value
+    return value.take(chosen) if isinstance(value, np.ndarray) else value
 
 
 def _at(value: Value, lane: int) -> Any:
@@ -120,9 +120,11 @@ def _choose(test: Value, chosen: s.Expression, other: s.Expression, lanes: Lanes
     """Evaluate each side only where it is wanted."""
     if not isinstance(test, np.ndarray):
         return evaluate(chosen if test else other, lanes)
-    if test.all() or not test.any():
-        return evaluate(chosen if test.all() else other, lanes)
-    where = (np.flatnonzero(test), np.flatnonzero(~test))
+    if test.all():
+        return evaluate(chosen, lanes)
+    if not test.any():
+        return evaluate(other, lanes)
+    where = (test.nonzero()[0], (~test).nonzero()[0])
     values = [
         evaluate(side, lanes.select(at)) for side, at in zip((chosen, other), where, strict=True)
     ]
@@ -181,10 +183,7 @@ def _call(function: str, values: list[Any]) -> Value:
 def _arithmetic(expression: s.Binary, left: Any, right: Any, lanes: Lanes) -> Value:
     operator, span = expression.operator, expression.span
     if operator in ("/", "//", "%"):
-        zero = Finding(
-            "value", "division by zero", expression.right.span, "a divisor other than 0", "0"
-        )
-        failing(zero, right == 0, lanes)
+        _no_zero(expression, right == 0, lanes)
     if operator == "/":
         if lanes.rational:
             return Fraction(left) / Fraction(right)
@@ -212,6 +211,13 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+def _no_zero(expression: s.Binary, bad: bool | Array, lanes: Lanes) -> None:
+    if bad is False or not np.any(bad):
+        return
+    span, expected = expression.right.span, "a divisor other than 0"
+    failing(Finding("value", "division by zero", span, expected, "0"), bad, lanes)
+
+
 def _within(operator: str, left: Any, right: Any) -> bool:
     """Whether no lane can leave the range of 64-bit integers, judged by the largest values."""
     a, b = _largest(left), _largest(right)
@@ -219,13 +225,14 @@ def _within(operator: str, left: Any, right: Any) -> bool:
         if isinstance(left, Fraction):
             a = max(abs(left.numerator), left.denominator)
         return a <= 1 or (b <= 64 and a**b <= LARGEST_NUMBER)
-    reach = {"+": a + b, "-": a + b, "*": a * b}.get(operator, a)
-    return reach <= LARGEST_NUMBER
+    reach = a * b if operator == "*" else a + b if operator in ("+", "-") else a
+    return bool(reach <= LARGEST_NUMBER)
 
 
 def _largest(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return max(abs(int(value.min())), abs(int(value.max()))) if len(value) else 0
+        reduced = (np.minimum.reduce(value), np.maximum.reduce(value)) if len(value) else (0,)
+        return max(abs(int(one)) for one in reduced)
     return abs(value)
 
 

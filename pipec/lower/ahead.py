@@ -122,10 +122,9 @@ def _places(order: Order, timed: _Timed, costs: Costs) -> Moments:
         timed = _timed(timed.program, costs, timed.channels, whole=True)
     wired = np.isin(timed.program.kind, (Kind.SEND, Kind.RECV, Kind.SUM))
     events = timed.graph.event[np.flatnonzero(~wired)]
-    return moments(order, timed.swept.rises[events], timed.swept.spans[events])
+    return moments(order, timed.swept, events)
 
 
 def _silent(order: Order, costs: Costs) -> Moments:
     """The places of `lower`: by ends, they make nothing later under any channels."""
-    time = simulate(order_graph(order), durations(order, costs, serial=True))
-    return moments(order, time.rises, time.spans)
+    return moments(order, simulate(order_graph(order), durations(order, costs, serial=True)))

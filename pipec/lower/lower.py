@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.lower.merge import Rows, communication, merged
+from pipec.program.columns import argsort, last_before, look_up, narrow, put, rows_where
 from pipec.program.costs import Costs, durations
-from pipec.program.effects import COMPUTE, EFFECTS, Kind, Value
+from pipec.program.effects import EFFECTS, Kind, Value
 from pipec.program.graph import order_graph
-from pipec.program.program import Order, Program, Witness
-from pipec.program.sweep import NEVER
-from pipec.simulate.timeline import simulate, simulate_both
+from pipec.program.program import Order, Program
+from pipec.program.sweep import NEVER, latest
+from pipec.simulate.timeline import Swept, simulate, simulate_both
 
 Array = NDArray[Any]
 
@@ -40,7 +42,7 @@ def lower(order: Order, costs: Costs) -> Program:
         placing, time = simulate_both(graph, serial, durations(order, costs))
     else:
         placing = time = simulate(graph, serial)
-    return projected(order, moments(order, placing.rises, placing.spans), time.timeline.end)
+    return projected(order, moments(order, placing), time.timeline.end)
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,41 @@ class Moments:
     stuck: Array
 
 
-def moments(order: Order, rises: Array, spans: Array) -> Moments:
-    """The places of rows that end at `rises`, which rise along all that waits, and take `spans`."""
-    by_end = np.argsort(rises, kind="stable")
-    ends = np.empty(len(order), np.int64)
-    ends[by_end] = np.arange(len(order))
-    begins = np.searchsorted(rises[by_end], rises - spans, side="right")
-    stuck = rises >= NEVER
+def moments(order: Order, swept: Swept, events: Array | None = None) -> Moments:
+    """The places of rows by a simulation, in which they are these events, or all.
+
+    A row begins behind all rows that end no later than what it waits for.
+    """
+    graph, number = swept.graph, narrow(8 * len(order) + 8)
+    by_end, behind = _in_order(swept.rises)
+    ended = np.ones(len(graph), bool)
+    if events is not None:
+        ended[:] = False
+        ended[events] = True
+    before = ended.take(by_end).cumsum(dtype=number)
+    ends, latest_ended = np.empty((2, len(graph)), number)
+    put(ends, by_end, before - 1)
+    put(latest_ended, by_end, before.take(behind - 1))
+    begins = latest(graph.waits, latest_ended)
+    stuck = swept.rises >= NEVER
+    if events is not None:
+        begins, ends, stuck = begins.take(events), ends.take(events), stuck.take(events)
     begins = _issued(order, begins)
-    begins[stuck] = ends[stuck] = len(order) + np.arange(len(order))[stuck]
-    return Moments(4 * begins, 4 * ends, stuck)
+    if stuck.any():
+        begins[stuck] = ends[stuck] = len(order) + stuck.nonzero()[0]
+    begins *= 4
+    ends *= 4
+    return Moments(begins, ends, stuck)
+
+
+def _in_order(rises: Array) -> tuple[Array, Array]:
+    """The events by their ends, and for each of these places the first one with a later end."""
+    by_end = argsort(rises)
+    ends = rises.take(by_end)
+    behind = np.append((ends[1:] != ends[:-1]).nonzero()[0] + 1, len(ends))
+    counts = behind.copy()
+    counts[1:] -= behind[:-1]
+    return by_end, behind.repeat(counts)
 
 
 def by_ends(order: Order, places: Moments) -> Moments:
@@ -78,34 +105,19 @@ def by_ends(order: Order, places: Moments) -> Moments:
 
 def projected(order: Order, places: Moments, end: Array) -> Program:
     """The program of places. end: when each row of the order ends, if messages take no time."""
-    parts = [_compute(order, places), *_messages(order, places), _sums(order, places)]
-    return _sorted(order, parts, end)
+    runs = [_compute(order, places, end), *_messages(order, places), *_sums(order, places)]
+    return merged(order, runs)
 
 
 def _issued(order: Order, begins: Array) -> Array:
     """An all-to-all is issued behind the compute before it, though its lane may be busy then."""
     if not order.placement.layouts:
         return begins
-    latest = np.maximum.accumulate(np.where(COMPUTE[order.kind], np.arange(len(order)), 0))
-    return np.asarray(begins[latest])
+    return begins.take(np.maximum(last_before(order.computes)[1:], 0))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows to be sorted into the program, by rank and then by key."""
-
-    rank: Array
-    key: Array
-    kind: Array
-    operation: Array
-    peer: Array
-    tie: Array
-    part: Array
-    origin: Array
-
-
-def _compute(order: Order, places: Moments) -> _Rows:
-    return _Rows(
+def _compute(order: Order, places: Moments, end: Array) -> Rows:
+    return Rows(
         order.rank,
         places.begin,
         order.kind,
@@ -114,24 +126,49 @@ def _compute(order: Order, places: Moments) -> _Rows:
         order.tie,
         order.part,
         order.origin,
+        end.astype(narrow(int(end.max(initial=0)) + 1), copy=False),
     )
 
 
-def _messages(order: Order, places: Moments) -> tuple[_Rows, _Rows]:
+def _messages(order: Order, places: Moments) -> tuple[Rows, Rows]:
     """The SENDs and the RECVs. Both carry the id of the operation that consumes the payload."""
     producer, consumer = _crossings(order)
-    source, target = order.rank[producer], order.rank[consumer]
-    operation = order.operation[consumer]
-    sent = received = places.end[producer] + 1
-    lost = np.flatnonzero(places.stuck[producer])
-    if len(lost):
-        received = received.copy()
-        channel = source[lost].astype(np.int64) * order.ranks + target[lost]
-        received[lost] = _kept_in_order(channel, places.begin[consumer[lost]] - 1)
-    return (
-        _communication(Kind.SEND, source, sent, operation, target, order.origin[producer]),
-        _communication(Kind.RECV, target, received, operation, source, order.origin[consumer]),
+    by_producer = producer.argsort(kind="stable")
+    maker, taker = producer.take(by_producer), consumer.take(by_producer)
+    sent = look_up(places.end, maker) + 1
+    sends = communication(
+        Kind.SEND,
+        look_up(order.rank, maker),
+        sent,
+        look_up(order.operation, taker),
+        look_up(order.rank, taker),
+        look_up(order.origin, maker),
     )
+    received = look_up(places.end, producer) + 1
+    if places.stuck.any():
+        by_rank = look_up(order.rank, taker).argsort(kind="stable")
+        producer, consumer = maker.take(by_rank), taker.take(by_rank)
+        received = _received(order, places, maker, taker, sent).take(by_rank)
+    recvs = communication(
+        Kind.RECV,
+        look_up(order.rank, consumer),
+        received,
+        look_up(order.operation, consumer),
+        look_up(order.rank, producer),
+        look_up(order.origin, consumer),
+    )
+    return sends, recvs
+
+
+def _received(
+    order: Order, places: Moments, producer: Array, consumer: Array, sent: Array
+) -> Array:
+    """Keys of RECVs: those of their SENDs, unless these are stuck."""
+    received, lost = sent.copy(), places.stuck[producer].nonzero()[0]
+    channel = order.rank[producer[lost]].astype(np.int64) * order.ranks
+    channel += order.rank[consumer[lost]]
+    received[lost] = _kept_in_order(channel, places.begin[consumer[lost]] - 1)
+    return received
 
 
 def _kept_in_order(channel: Array, latest: Array) -> Array:
@@ -145,35 +182,32 @@ def _kept_in_order(channel: Array, latest: Array) -> Array:
 
 def _crossings(order: Order) -> tuple[Array, Array]:
     """Rows that make what travels to another rank, and the rows there that consume it."""
-    row_of = np.full(order.placement.size + 1, -1, np.int64)
-    row_of[order.operation[order.exits]] = order.exits
-    consumer = order.entries
-    producer = row_of[order.placement.sources(order.operation[consumer])]
-    crosses = (producer >= 0) & (order.rank[producer] != order.rank[consumer])
-    consumer, producer = consumer[crosses], producer[crosses]
-    by_producer = np.argsort(producer, kind="stable")
-    return producer[by_producer], consumer[by_producer]
+    consumer, producer = order.entries, order.producers
+    crosses = look_up(order.rank, producer) != look_up(order.rank, consumer)
+    crosses &= producer >= 0
+    return producer.compress(crosses), consumer.compress(crosses)
 
 
-def _sums(order: Order, places: Moments) -> _Rows:
+def _sums(order: Order, places: Moments) -> list[Rows]:
     """For each stage with two holders a SUM on each, behind the last operation on its gradient."""
     copies = order.placement.copies
-    twice = np.array([stage for stage, ranks in enumerate(copies) if len(ranks) == 2], np.int64)
-    rows = np.flatnonzero(_MAKES_GRADIENT[order.kind]) if len(twice) else twice
-    stage = order.placement.stage_of(order.operation[rows])
-    rows, stage = rows[np.isin(stage, twice)], stage[np.isin(stage, twice)]
-    by_end = np.argsort(places.end[rows], kind="stable")
+    twice = np.array([len(ranks) == 2 for ranks in copies])
+    if not twice.any():
+        return []
+    rows = rows_where(look_up(_MAKES_GRADIENT, order.kind))
+    stage = order.placement.stage_of(look_up(order.operation, rows))
+    shared = twice.take(stage)
+    rows, stage = rows.compress(shared), stage.compress(shared)
+    by_end = look_up(places.end, rows).argsort(kind="stable")
     last = np.full(len(copies), -1, np.int64)
-    last[stage[by_end]] = rows[by_end]
-    twice = twice[last[twice] >= 0]
-    low, high = (np.array([copies[stage][side] for stage in twice], np.int32) for side in (0, 1))
-    key = places.end[last[twice]] + 2
-    origin = order.origin[last[twice]]
-    ends = [
-        _communication(Kind.SUM, rank, key, twice, peer, origin)
-        for rank, peer in ((low, high), (high, low))
-    ]
-    return _joined(ends)
+    last[stage.take(by_end)] = rows.take(by_end)
+    (stages,) = (last >= 0).nonzero()
+    low, high = (np.array([copies[stage][side] for stage in stages], np.int32) for side in (0, 1))
+    key, origin = places.end.take(last.take(stages)) + 2, order.origin.take(last.take(stages))
+    rank, peer = np.append(low, high), np.append(high, low)
+    by_rank = rank.argsort(kind="stable")
+    columns = (rank, np.tile(key, 2), np.tile(stages, 2), peer, np.tile(origin, 2))
+    return [communication(Kind.SUM, *(column.take(by_rank) for column in columns))]
 
 
 def _makes_gradient(kind: Kind) -> bool:
@@ -183,42 +217,3 @@ def _makes_gradient(kind: Kind) -> bool:
 
 
 _MAKES_GRADIENT = np.array([_makes_gradient(kind) for kind in Kind])
-
-
-def _communication(
-    kind: Kind, rank: Array, key: Array, operation: Array, peer: Array, origin: Array
-) -> _Rows:
-    kinds, ties = np.full(len(rank), kind, np.int8), np.zeros(len(rank), bool)
-    operation, peer = operation.astype(np.int32, copy=False), peer.astype(np.int32, copy=False)
-    return _Rows(rank, key, kinds, operation, peer, ties, np.zeros(len(rank), np.int16), origin)
-
-
-def _joined(parts: list[_Rows]) -> _Rows:
-    columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return _Rows(*(np.concatenate(column) for column in columns))
-
-
-def _sorted(order: Order, parts: list[_Rows], end: Array) -> Program:
-    """Merge the runs: each of them is sorted or nearly so, which a stable sort makes use of.
-
-    end: when each row of the order ends. Of messages and sums nothing is claimed.
-    """
-    rows = _joined(parts)
-    place = rows.rank.astype(np.int64) * (8 * len(order) + 8) + rows.key + 1
-    by_place = np.argsort(place, kind="stable")
-    counts = np.bincount(rows.rank, minlength=order.ranks)
-    ends = np.full(len(by_place), -1, np.int64)
-    ends[: len(order)] = end
-    return Program(
-        order.placement,
-        np.concatenate([[0], np.cumsum(counts)]),
-        rows.kind[by_place],
-        rows.operation[by_place].astype(np.int32, copy=False),
-        rows.peer[by_place].astype(np.int32, copy=False),
-        rows.tie[by_place],
-        np.zeros(len(by_place), bool),
-        rows.part[by_place],
-        rows.origin[by_place],
-        order.origins,
-        None if order.placement.layouts else Witness(rows.key[by_place] + 1, ends[by_place]),
-    )

@@ -57,7 +57,7 @@ def arrange(schedule: Schedule, budget: int = BUDGET) -> Order:
 
 def _program_order(schedule: Schedule, budget: int) -> Order:
     run, spans = expand(schedule, budget)
-    start = np.concatenate([[0], np.cumsum(run.counts)])
+    start = np.append(0, run.counts.cumsum())
     origins = Origins(schedule.source, spans)
     count_microbatches(run.rows, start, schedule.placement, origins)
     match_weights(run.rows, start, origins)
@@ -79,17 +79,17 @@ def _afford(schedule: Schedule, budget: int) -> None:
 
 
 def _order(rows: Array, start: Array, schedule: Schedule, origins: Origins) -> Order:
-    steps = STEP[rows[KIND]].astype(np.int64)
+    steps, count = STEP.take(rows[KIND]).astype(np.int32), rows.shape[1]
     operation = schedule.placement.operation(rows[FLOW], steps, rows[STAGE], rows[MICROBATCH])
     return Order(
         schedule.placement,
         start,
         rows[KIND].astype(np.int8),
         operation.astype(np.int32),
-        np.full(len(steps), -1, np.int32),
+        np.full(count, -1, np.int32),
         rows[TIE].astype(bool),
-        np.zeros(len(steps), bool),
-        np.zeros(len(steps), np.int16),
+        np.zeros(count, bool),
+        np.zeros(count, np.int16),
         rows[ORIGIN].copy(),
         origins,
     )

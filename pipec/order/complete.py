@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from pipec.findings import Finding
 from pipec.order.count import chunk_name
+from pipec.program.columns import look_up, rows_where
 from pipec.program.effects import Kind, Step
-from pipec.program.needs import inputs
+from pipec.program.needs import ALL
 from pipec.program.program import Order
 from pipec.source import Span
 
@@ -29,12 +30,22 @@ def complete(order: Order, program: Span) -> list[Finding]:
     A slip of an author shows on many ranks and microbatches; it is one finding for each place in
     the text. `program` is the span to point at where something is missing.
     """
-    counts = np.bincount(order.operation, minlength=order.placement.size)
+    counts = _counts(order)
     findings = _too_often(order, counts) + _missing(order, counts, program) + _unwanted(order)
     return findings or _too_early(order)
 
 
+def _counts(order: Order) -> Array:
+    """How often each operation happens: rows tell whether any does twice, without counting."""
+    once = order.entry >= 0
+    if np.count_nonzero(once) == len(order):
+        return once.view(np.int8)
+    return np.bincount(order.operation, minlength=order.placement.size)
+
+
 def _too_often(order: Order, counts: Array) -> list[Finding]:
+    if counts.max(initial=0) <= 1:
+        return []
     rows = np.flatnonzero(counts[order.operation] > 1)
     rows = rows[np.argsort(order.operation[rows], kind="stable")]
     again = order.operation[rows[1:]] == order.operation[rows[:-1]]
@@ -107,15 +118,16 @@ def _missing(order: Order, counts: Array, program: Span) -> list[Finding]:
 def _lacks(order: Order, counts: Array) -> Iterator[_Lack]:
     placement = order.placement
     fused = np.zeros(placement.size, bool)
-    fused[order.operation[order.kind == Kind.BW]] = True
+    fused[look_up(order.operation, rows_where(order.kind == Kind.BW))] = True
     for number, flow in enumerate(placement.flows):
         shape = (len(Step), flow.stages, flow.microbatches)
         span = slice(*placement.base[number : number + 2])
         done, joined = counts[span].reshape(shape) > 0, fused[span].reshape(shape)[Step.BACKWARD]
-        needed = np.ones(shape, bool)
-        needed[Step.WEIGHTS] = done[Step.BACKWARD] & ~joined
-        if not flow.backward:
-            needed[1:] = False
+        needed = np.full(shape, flow.backward)
+        needed[Step.FORWARD] = True
+        needed[Step.WEIGHTS] &= done[Step.BACKWARD] & ~joined
+        if not (needed > done).any():
+            continue
         total = needed.sum(axis=2)
         lacking = total - (needed & done).sum(axis=2)
         fuses = joined.any(axis=1) | ~(done[Step.BACKWARD].any(axis=1) | _splits(order))
@@ -171,16 +183,16 @@ def _unwanted(order: Order) -> list[Finding]:
 
 def _too_early(order: Order) -> list[Finding]:
     """Operations that stand on their own rank before one that they need."""
-    placement = order.placement
-    row_of = np.full(placement.size, -1, np.int64)
-    row_of[order.operation] = np.arange(len(order))
     rows, others = [], []
-    for _, here, needed in inputs(placement, order.operation):
-        producer = row_of[needed]
-        local = order.rank[producer] == order.rank[here]
-        early = local & ((producer > here) | _same_pair(order, producer, here))
-        rows.append(here[early])
-        others.append(producer[early])
+    for joint in order.placement.joints(ALL):
+        here, producer = joint.takes(order.entry), joint.makes(order.entry)
+        early = (here >= 0) & ((producer > here) | _same_pair(order, producer, here))
+        early[joint.takers != joint.makers] = False
+        if early.any():
+            rows.append(here[early])
+            others.append(producer[early])
+    if not rows:
+        return []
     return _one_a_place(
         order,
         np.concatenate(rows),
@@ -191,7 +203,9 @@ def _too_early(order: Order) -> list[Finding]:
 
 def _same_pair(order: Order, first: Array, second: Array) -> Array:
     """Whether two rows are the two halves of one OVERLAP."""
-    return (first + 1 == second) & order.tie[second]
+    if not order.tie.any():
+        return np.zeros(first.shape, bool)
+    return (first + 1 == second) & order.tie.take(second)
 
 
 def _early(order: Order, row: int, late: int, notes: tuple[str, ...]) -> Finding:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipec.findings import Finding, Stop
 from pipec.order.expand import FLOW, KIND, MICROBATCH, ORIGIN, STAGE
+from pipec.program.columns import ranges
 from pipec.program.effects import STEP, Kind, Step
 from pipec.program.placement import Placement
 from pipec.program.program import Origins
@@ -21,25 +22,33 @@ def count_microbatches(rows: Array, start: Array, placement: Placement, origins:
 
     Raises `Stop` where a counter runs past the flow's microbatches.
     """
-    step = STEP[rows[KIND]]
-    counted = np.flatnonzero(step != Step.WEIGHTS)
-    flow = rows[FLOW, counted]
-    lines = len(Step) * placement.stages
-    line = (np.cumsum(lines) - lines)[flow] + step[counted] * placement.stages[flow]
-    line += rows[STAGE, counted]
-    by_line = np.argsort(line, kind="stable")
-    counted, line = counted[by_line], line[by_line]
-    begins = np.flatnonzero(np.concatenate([[True], line[1:] != line[:-1]])) if len(line) else line
+    step = STEP.take(rows[KIND])
+    counted = (step != Step.WEIGHTS).nonzero()[0]
+    line = _lines(rows, step, placement).take(counted)
+    by_line = line.argsort(kind="stable")
+    counted, line = counted.take(by_line), line.take(by_line)
+    begins = np.append(0, (line[1:] != line[:-1]).nonzero()[0] + 1)[: len(line)]
     ends = np.append(begins[1:], len(line))
-    flow, step = rows[FLOW, counted], step[counted]
-    stated = placement.turned(flow, step, rows[MICROBATCH, counted])
-    said = stated >= 0
-    number = np.arange(len(line)) - np.repeat(begins, ends - begins)
-    mixed = np.logical_or.reduceat(said, begins) if len(begins) else said
-    for begin, end in zip(begins[mixed].tolist(), ends[mixed].tolist(), strict=True):
-        number[begin:end] = _smallest_free(stated[begin:end].tolist())
-    rows[MICROBATCH, counted] = placement.turned(flow, step, number)
-    _within_flow(rows, counted, start, placement, origins)
+    number = ranges(np.zeros_like(begins), ends - begins)
+    flow, step = rows[FLOW].take(counted), step.take(counted)
+    said = placement.turned(flow, step, rows[MICROBATCH].take(counted))
+    if (said >= 0).any():
+        mixed = np.logical_or.reduceat(said >= 0, begins)
+        for begin, end in zip(begins[mixed].tolist(), ends[mixed].tolist(), strict=True):
+            number[begin:end] = _smallest_free(said[begin:end].tolist())
+    number = placement.turned(flow, step, number)
+    rows[MICROBATCH, counted] = number
+    _within_flow(rows, counted, number, start, placement, origins)
+
+
+def _lines(rows: Array, step: Array, placement: Placement) -> Array:
+    """A number per flow, step and stage, for every row that has them."""
+    stages = placement.of(placement.stages, rows[FLOW]) if len(step) else 1
+    line = step.astype(np.int32) * stages + rows[STAGE]
+    if len(placement.flows) > 1:
+        lines = len(Step) * placement.stages
+        line += (lines.cumsum() - lines).take(rows[FLOW])
+    return line.astype(np.int16 if line.max(initial=0) < 2**15 else np.int64)
 
 
 def _smallest_free(said: list[int]) -> list[int]:
@@ -60,10 +69,16 @@ def _smallest_free(said: list[int]) -> list[int]:
 
 
 def _within_flow(
-    rows: Array, counted: Array, start: Array, placement: Placement, origins: Origins
+    rows: Array,
+    counted: Array,
+    number: Array,
+    start: Array,
+    placement: Placement,
+    origins: Origins,
 ) -> None:
-    most = placement.microbatches[rows[FLOW, counted]]
-    beyond = counted[rows[MICROBATCH, counted] >= most]
+    if number.max(initial=-1) < placement.microbatches.min():
+        return
+    beyond = counted[number >= placement.microbatches[rows[FLOW, counted]]]
     if not len(beyond):
         return
     row = int(beyond.min())

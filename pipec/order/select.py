@@ -22,6 +22,8 @@ class Selection:
         self._text = source.text
         self._rank = rank
         self._held = (placement.chunks >= 0).sum(axis=2)
+        self._least = self._held.min(axis=1).tolist()
+        self._most = self._held.max(axis=1).tolist()
 
     def one(self, operation: s.Operation, lanes: Lanes) -> tuple[Any, Any]:
         """The flow and the stage of an operation, which must say them where there are several.
@@ -87,6 +89,11 @@ class Selection:
         """The stage that a chunk number, or its absence, means on each lane's rank."""
         rank = lanes.names[self._rank]
         assert isinstance(rank, np.ndarray)
+        if isinstance(flow, int) and self._everywhere(flow, chunk):
+            stages = self._placement.chunks[flow]
+            if isinstance(chunk, np.ndarray):
+                return stages[rank, chunk]
+            return stages[:, chunk or 0].take(rank)
         held = self._held[flow, rank]
         if np.any(held == 0):
             self._not_held(operation, held == 0, lanes)
@@ -96,6 +103,15 @@ class Selection:
             return self._placement.chunks[flow, rank, 0]
         self.in_range(operation, chunk, held, lanes)
         return self._placement.chunks[flow, rank, chunk]
+
+    def _everywhere(self, flow: int, chunk: Any) -> bool:
+        """Whether every rank holds the chunks named, so that no lane has to be asked."""
+        least = self._least[flow]
+        if chunk is None:
+            return bool(least == self._most[flow] == 1)
+        if isinstance(chunk, np.ndarray):
+            return bool(chunk.min() >= 0 and chunk.max() < least)
+        return bool(0 <= chunk < least)
 
     def _not_held(self, operation: s.Operation, bad: Any, lanes: Lanes) -> None:
         message = f"`{self._said(operation)}` on a rank that holds no stage of this flow"

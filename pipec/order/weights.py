@@ -19,38 +19,37 @@ Queue = OrderedDict[int, list[int]]
 
 def match_weights(rows: Array, start: Array, origins: Origins) -> None:
     """Say for every W which B it completes. Raises `Stop` where none is pending."""
-    given = np.flatnonzero(rows[KIND] == Kind.B)
-    taking = np.flatnonzero(rows[KIND] == Kind.W)
+    (taking,) = (rows[KIND] == Kind.W).nonzero()
     if not len(taking):
         return
-    picky = np.any(rows[FLOW : MICROBATCH + 1, taking] >= 0, axis=0)
-    rank_of_given = np.searchsorted(start, given, side="right") - 1
-    rank_of_taking = np.searchsorted(start, taking, side="right") - 1
-    first_given = np.searchsorted(rank_of_given, np.arange(len(start)))
-    number = np.arange(len(taking)) - np.searchsorted(rank_of_taking, rank_of_taking)
-    source = first_given[rank_of_taking] + number
-    first_picky = _first_picky(picky, rank_of_taking, len(start) - 1)
-    plain = number < first_picky[rank_of_taking]
-    enough = source < first_given[rank_of_taking + 1]
-    pending = np.zeros(len(taking), bool)
-    pending[enough] = given[source[enough]] < taking[enough]
+    (given,) = (rows[KIND] == Kind.B).nonzero()
+    first_given, first_taking = given.searchsorted(start), taking.searchsorted(start)
+    counts, taken = first_taking[1:] - first_taking[:-1], first_taking[:-1]
+    plain = _before_picky(rows, taking, taken, counts)
+    source = np.arange(len(taking)) + (first_given[:-1] - taken).repeat(counts)
+    pending = np.append(given, len(rows[KIND])).take(np.minimum(source, len(given))) < taking
+    pending &= source < first_given[1:].repeat(counts)
     _refuse(taking[plain & ~pending], rows, start, origins)
+    takes, gives = taking[plain], given.take(source[plain])
     for column in (FLOW, STAGE, MICROBATCH):
-        rows[column, taking[plain]] = rows[column, given[source[plain]]]
-    first_taking = np.searchsorted(rank_of_taking, np.arange(len(start)))
-    for rank in sorted(set(rank_of_taking[~plain].tolist())):
-        matched = int(first_picky[rank])
-        oldest = given[first_given[rank] + matched : first_given[rank + 1]]
-        rest = taking[first_taking[rank] + matched : first_taking[rank + 1]]
+        rows[column, takes] = rows[column].take(gives)
+    matched = np.add.reduceat(np.append(plain, False), taken, dtype=np.int64) * (counts > 0)
+    for rank in (matched < counts).nonzero()[0].tolist():
+        oldest = given[first_given[rank] + matched[rank] : first_given[rank + 1]]
+        rest = taking[first_taking[rank] + matched[rank] : first_taking[rank + 1]]
         _walk(rows, oldest, rest, start, origins)
 
 
-def _first_picky(picky: Array, rank: Array, ranks: int) -> Array:
-    """For each rank how many of its W come before the first that chooses."""
-    first = np.full(ranks, len(picky))
-    where = np.flatnonzero(picky)
-    np.minimum.at(first, rank[where], where - np.searchsorted(rank, rank[where]))
-    return first
+def _before_picky(rows: Array, taking: Array, first: Array, counts: Array) -> Array:
+    """Whether each W comes before the first of its rank that chooses."""
+    picky = np.zeros(len(taking), bool)
+    for column in (FLOW, STAGE, MICROBATCH):
+        picky |= rows[column].take(taking) >= 0
+    if not picky.any():
+        return ~picky
+    chosen = picky.cumsum()
+    before = np.append(0, chosen).take(first)
+    return np.asarray(chosen == before.repeat(counts))
 
 
 def _walk(rows: Array, given: Array, taking: Array, start: Array, origins: Origins) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import lcm
+from math import ceil, lcm
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipec.amounts import written
 from pipec.findings import Finding, PipecError, listed, nearest
+from pipec.program.columns import look_up, narrow
 from pipec.program.effects import COMPUTE, EFFECTS, EXPERTS, Kind
 from pipec.program.pairs import REST, Pair, Pairs, by_pair, put_pairs, stated_pairs
 from pipec.program.parts import OUT, Layout, Part
@@ -199,16 +200,24 @@ def durations(table: Table, costs: Costs, serial: bool | None = None) -> Duratio
     """The time of every row of a table. `serial` overrides how pairs run."""
     serial = costs.serial if serial is None else serial
     layouts = table.placement.layouts
-    by_kind, scale = per_stage(costs, int(table.placement.stages.max()), layouts)
-    stage = _stages(table, costs)
-    ticks = by_kind[table.kind, stage]
+    stages = int(table.placement.stages.max()) if costs.differ else 1
+    by_kind, scale = per_stage(costs, stages, layouts)
+    by_kind = by_kind.astype(narrow(_most(costs, scale)), copy=False)
+    ticks = look_up(by_kind[:, 0], table.kind)
+    if costs.differ:
+        ticks = by_kind[table.kind, _stages(table, costs)]
     if costs.pairs:
         put_pairs(table, *between(costs, scale), ticks)
-    if table.placement.layouts:
+    if layouts:
         _open(table, costs, scale, ticks)
     elif not serial:
-        _pair_up(table, costs, stage, scale, ticks)
+        _pair_up(table, costs, scale, ticks)
     return Durations(ticks, scale, serial)
+
+
+def _most(costs: Costs, scale: int) -> int:
+    """More ticks than a row can have: an OVERLAP takes as long as F, B and W at most."""
+    return 4 * (ceil(max([Fraction(1), *_stated(costs)])) * scale + 1)
 
 
 def _stages(table: Table, costs: Costs) -> Array:
@@ -232,12 +241,10 @@ def between(costs: Costs, scale: int) -> tuple[list[Pair], list[int]]:
 
 def per_stage(costs: Costs, stages: int, layouts: tuple[Layout, ...] = ()) -> tuple[Array, int]:
     """`[kind, stage]`: the ticks of one instruction, and how many ticks a unit has."""
-    scale = _scale(costs, layouts)
-    by_kind = np.zeros((len(Kind), stages), np.int64)
-    for kind, effect in EFFECTS.items():
-        times = [costs.time(effect.cost, stage) for stage in range(stages if costs.differ else 1)]
-        by_kind[kind] = whole("costs", times, scale)
-    return by_kind, scale
+    scale, told = _scale(costs, layouts), stages if costs.differ else 1
+    exact = [costs.time(EFFECTS[kind].cost, stage) for kind in Kind for stage in range(told)]
+    ticks = np.array(whole("costs", exact, scale), np.int64).reshape(len(Kind), told)
+    return (ticks if told == stages else ticks.repeat(stages, axis=1)), scale
 
 
 def _open(table: Table, costs: Costs, scale: int, ticks: Array) -> None:
@@ -281,21 +288,31 @@ def too_large(what: str) -> PipecError:
     return PipecError([Finding("value", message, hint="state fewer digits")])
 
 
-def _pair_up(table: Table, costs: Costs, stage: Array, scale: int, ticks: Array) -> None:
+def _pair_up(table: Table, costs: Costs, scale: int, ticks: Array) -> None:
     """Put the time of each OVERLAP on its first row."""
     first, second = table.pairs
-    ticks[first] += ticks[second]
+    if not len(first):
+        return
+    ticks[first] = ticks.take(first) + ticks.take(second)
     ticks[second] = 0
     if PAIR in costs.times:
-        times = [costs.time(PAIR, number) for number in range(int(stage.max()) + 1)]
+        times = [costs.time(PAIR, stage) for stage in range(int(table.placement.stages.max()))]
         pair = np.array(whole("costs", times, scale), np.int64)
-        forward = np.where(table.kind[first] == Kind.F, first, second)
-        ticks[first] = pair[stage[forward]]
+        forward = np.where(table.kind.take(first) == Kind.F, first, second)
+        ticks[first] = pair.take(table.placement.stage_of(table.operation.take(forward)))
 
 
 def _sharing(parts: Layout) -> int:
     """How many parts of a chunk share the time of an operation; at least 1."""
     return max(sum(part.wire is None and part.name != OUT for part in parts), 1)
+
+
+def _stated(costs: Costs) -> list[Fraction]:
+    """Every time that is stated."""
+    stated = [*costs.pairs.values()]
+    for times in costs.times.values():
+        stated += times if isinstance(times, tuple) else (times,)
+    return stated
 
 
 def _scale(costs: Costs, layouts: tuple[Layout, ...] = ()) -> int:
@@ -304,15 +321,12 @@ def _scale(costs: Costs, layouts: tuple[Layout, ...] = ()) -> int:
     Times that have no common tick, or too fine a one (measured ones), are rounded to six digits of
     the largest.
     """
-    stated = [
-        time
-        for times in costs.times.values()
-        for time in (times if isinstance(times, tuple) else (times,))
-    ]
-    stated += costs.pairs.values()
+    stated = _stated(costs)
     implied = [time for key, time in _DEFAULT.items() if key not in costs.times]
     shares = {_sharing(parts) for parts in layouts}
     stated += [time / share for time in (*stated, *implied) for share in shares]
     exact = lcm(1, *(time.denominator for time in stated))
+    if exact == 1:
+        return 1
     largest = max(time for time in [*stated, *implied, _LEAST] if time)
     return min(exact, max(1, round(FINEST / min(largest, Fraction(1)))))

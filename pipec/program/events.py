@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from pipec.program.columns import look_up
 from pipec.program.program import Table
 from pipec.program.sweep import latest
 
@@ -49,5 +49,5 @@ class Graph:
             return False
         if (len(witness.moment), len(witness.end)) != (len(self.table), len(self.table)):
             return False
-        moment = witness.moment[self.row]
-        return bool(np.all(moment > latest(self.waits, moment)))
+        moment = look_up(witness.moment, self.row)
+        return bool((moment > latest(self.waits, moment)).all())

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding, PipecError, listed, nearest
-from pipec.program.effects import COMPUTE, EXPERTS, Kind
+from pipec.program.columns import look_up, narrow, put, rank_blocks, rows_where
+from pipec.program.effects import EXPERTS, Kind
 from pipec.program.events import Graph
 from pipec.program.lanes import brought
 from pipec.program.launches import launched
@@ -53,16 +54,13 @@ class Channels:
 def order_graph(order: Order) -> Graph:
     """The graph of compute alone: each operation waits for its producers, wherever they are."""
     count = len(order)
-    made_by = np.full(order.placement.size + 1, -1, np.int64)
-    made_by[order.operation[order.exits]] = order.exits
-    everything = np.arange(count)
-    arrival = brought(order) if order.placement.layouts else np.full(count, -1, np.int64)
+    event = np.arange(count + 1, dtype=narrow(count))
     entries = order.entries
-    producer = made_by[order.placement.sources(order.operation[entries])]
-    arrival[entries] = producer
-    waits = _compute_waits(order, arrival, everything, count)
-    _experts(order, everything, order.unit_before, waits)
-    return Graph(order, everything, everything, waits, partial(_lanes_of_compute, order))
+    arrival = brought(order) if order.placement.layouts else np.full(count, -1, event.dtype)
+    put(arrival, entries, order.producers)
+    waits = _compute_waits(order, arrival, event)
+    _experts(order, event, order.unit_before, waits)
+    return Graph(order, event[:-1], event[:-1], waits, partial(_lanes_of_compute, order))
 
 
 def event_graph(
@@ -78,17 +76,18 @@ def event_graph(
     event, row = _events(program, ends, links.sums, channels.credits)
     count = len(row)
     arrival = brought(program)
-    arrival[program.nowait] = -1
-    waits = _compute_waits(program, arrival, event, count)
+    if program.nowait.any():
+        arrival[program.nowait] = -1
+    waits = _compute_waits(program, arrival, event)
     if not whole_pairs:
-        waits[2, event[program.pairs[0]]] = count
+        waits[2, look_up(event, program.pairs[0])] = count
     unit = program.unit_before
     queue = queue_before(program, channels.topology)
     _messages(ends, channels, event, unit, queue, waits)
     _sums(program, links.sums, event, unit, waits)
     _experts(program, event, unit, waits)
     lanes = partial(np.arange, count) if tagged else partial(_lanes, program, row)
-    graph = Graph(program, event, row, waits, lanes)
+    graph = Graph(program, event[:-1], row, waits, lanes)
     if tagged or not program.grouped:
         return graph
     return launched(graph, ends, unit, queue, channels.credits > 0)
@@ -97,18 +96,20 @@ def event_graph(
 # --- compute --------------------------------------------------------------------------------------
 
 
-def _compute_waits(table: Table, arrival: Array, event: Array, count: int) -> Array:
+def _compute_waits(table: Table, arrival: Array, event: Array) -> Array:
     """What compute waits for: the unit before it and what arrives; a pair for both its inputs.
 
-    `arrival` is, per row, the row whose completion brings what travels to it, or -1.
+    `arrival` is, per row, the row whose completion brings what travels to it, or -1. `event` has
+    one more for none.
     """
-    waits = np.full((4, count), count, np.int64)
-    compute, to_event = table.compute, np.append(event, count)
-    own = event[compute]
-    waits[0, own] = to_event[table.unit_before[compute]]
-    waits[1, own] = to_event[arrival[compute]]
+    waits = np.full((4, int(event[-1])), event[-1], event.dtype)
+    own = look_up(event, table.compute)
+    put(waits[0], own[1:], own[:-1])
+    begins = table.compute.searchsorted(table.start[:-1])
+    waits[0, own.take(begins[begins < len(own)])] = event[-1]
+    put(waits[1], own, look_up(event, look_up(arrival, table.compute)))
     first, second = table.pairs
-    waits[2, event[first]] = to_event[arrival[second]]
+    put(waits[2], look_up(event, first), look_up(event, look_up(arrival, second)))
     return waits
 
 
@@ -116,16 +117,21 @@ def _compute_waits(table: Table, arrival: Array, event: Array, count: int) -> Ar
 
 
 def _events(program: Program, ends: Ends, sums: Ends, credits: int) -> tuple[Array, Array]:
-    """Number the events. Under rendezvous a SEND is its RECV's event; so is a SUM's other end."""
-    own = np.ones(len(program), bool)
-    if credits == 0:
-        own[ends.first] = False
+    """Number the events. Under rendezvous a SEND is its RECV's event; so is a SUM's other end.
+
+    The event of row -1 is none.
+    """
+    own = np.ones(len(program), bool) if credits else program.kind != Kind.SEND
     own[sums.second] = False
-    event = np.cumsum(own) - 1
+    row = rows_where(own)
+    event = np.empty(len(program) + 1, row.dtype)
+    own.cumsum(out=event[:-1])
+    event[:-1] -= 1
+    event[-1] = len(row)
     if credits == 0:
-        event[ends.first] = event[ends.second]
+        put(event, ends.first, look_up(event, ends.second))
     event[sums.second] = event[sums.first]
-    return event, np.flatnonzero(own)
+    return event, row
 
 
 def _messages(
@@ -135,18 +141,20 @@ def _messages(
 
     Where messages have tags, receives are posted ahead of their place and are not waited for.
     """
-    to_event = np.append(event, waits.shape[1])
-    received = event[ends.second]
-    waits[0, received] = to_event[unit[ends.first]]
-    if channels.topology != "tagged":
-        waits[1, received] = to_event[unit[ends.second]]
-    waits[2, received] = to_event[queue[ends.first]]
-    waits[3, received] = to_event[queue[ends.second]]
+    received = look_up(event, ends.second)
+    tagged = channels.topology == "tagged"
+    for place, before, rows in (
+        (0, unit, ends.first),
+        (1, unit, ends.second[:0] if tagged else ends.second),
+        (2, queue, ends.first),
+        (3, queue, ends.second),
+    ):
+        put(waits[place], received[: len(rows)], look_up(event, look_up(before, rows)))
     if channels.credits == 0:
         return
-    sent = event[ends.first]
-    waits[0, sent] = to_event[unit[ends.first]]
-    waits[1, sent] = to_event[queue[ends.first]]
+    sent = look_up(event, ends.first)
+    waits[0, sent] = event.take(unit.take(ends.first))
+    waits[1, sent] = event.take(queue.take(ends.first))
     earlier = np.arange(len(sent)) - channels.credits
     holds = (earlier >= 0) & (ends.channel[np.maximum(earlier, 0)] == ends.channel)
     waits[2, sent[holds]] = received[earlier[holds]]
@@ -154,47 +162,57 @@ def _messages(
 
 def _sums(program: Program, sums: Ends, event: Array, unit: Array, waits: Array) -> None:
     """A gradient sum waits for both its posts; the sums of one rank go one after the other."""
-    rows = np.flatnonzero(program.kind == Kind.SUM)
-    before = np.full(len(program) + 1, -1, np.int64)
-    same = program.rank[rows[1:]] == program.rank[rows[:-1]]
-    before[rows[1:][same]] = rows[:-1][same]
-    to_event = np.append(event, waits.shape[1])
+    rows = program.sums
+    if not len(rows):
+        return
+    before, rank = np.full(len(rows), -1), program.rank.take(rows)
+    before[1:] = np.where(rank[1:] == rank[:-1], rows[:-1], -1)
     for place, side in ((0, sums.first), (2, sums.second)):
-        waits[place, event[side]] = to_event[unit[side]]
-        waits[place + 1, event[side]] = to_event[before[side]]
+        own = event.take(side)
+        waits[place, own] = event.take(unit.take(side))
+        waits[place + 1, own] = event.take(before.take(rows.searchsorted(side)))
 
 
 def _experts(table: Table, event: Array, unit: Array, waits: Array) -> None:
     """An all-to-all is posted behind the compute before it; those of a rank go one by one."""
-    rows = np.flatnonzero(EXPERTS[table.kind])
-    if not len(rows):
+    if not table.placement.layouts:
         return
-    to_event = np.append(event, waits.shape[1])
+    rows = np.flatnonzero(EXPERTS[table.kind])
     same = table.rank[rows[1:]] == table.rank[rows[:-1]]
-    waits[0, event[rows]] = to_event[unit[rows]]
+    waits[0, event[rows]] = event[unit[rows]]
     waits[1, event[rows[1:][same]]] = event[rows[:-1][same]]
 
 
 def queue_before(program: Program, topology: Topology) -> Array:
     """For each SEND or RECV the row before it in its queue, or -1."""
-    before = np.full(len(program), -1, np.int64)
+    before = np.full(len(program), -1, narrow(len(program)))
     if topology == "tagged":
         return before
-    rows = np.flatnonzero((program.kind == Kind.SEND) | (program.kind == Kind.RECV))
-    queue = program.rank[rows].astype(np.int64)
-    if topology != "rank":
-        queue = queue * program.ranks + program.peer[rows]
-    if topology == "directed":
-        queue = queue * 2 + (program.kind[rows] == Kind.SEND)
-    by_queue = np.argsort(queue, kind="stable")
-    rows, queue = rows[by_queue], queue[by_queue]
-    same = queue[1:] == queue[:-1]
-    before[rows[1:][same]] = rows[:-1][same]
+    for first, last in rank_blocks(program.start):
+        block = slice(program.start[first], program.start[last])
+        rows, queue = _queues(program, topology, block)
+        by_queue = queue.argsort(kind="stable")
+        rows, queue = rows.take(by_queue), queue.take(by_queue)
+        before[rows[1:]] = np.where(queue[1:] == queue[:-1], rows[:-1], -1)
     return before
+
+
+def _queues(program: Program, topology: Topology, block: slice) -> tuple[Array, Array]:
+    """The SENDs and RECVs of a block of rows, and a number per queue."""
+    kind = program.kind[block]
+    (at,) = ((kind == Kind.SEND) | (kind == Kind.RECV)).nonzero()
+    queue = program.rank[block].take(at).astype(np.int64)
+    if topology != "rank":
+        queue = queue * program.ranks + program.peer[block].take(at)
+    if topology == "directed":
+        queue = queue * 2 + (kind.take(at) == Kind.SEND)
+    return at + block.start, queue
 
 
 def _lanes_of_compute(order: Order) -> Array:
     """A number per rank's compute, and per rank's all-to-alls."""
+    if not order.placement.layouts:
+        return order.rank
     return np.where(EXPERTS[order.kind], order.ranks, 0) + order.rank
 
 
@@ -202,7 +220,7 @@ def _lanes(program: Program, rows: Array) -> Array:
     """A number per rank's compute, SUMs and all-to-alls, and per directed pair's messages."""
     lane = np.full(len(program), 0, np.int64)
     lane[EXPERTS[program.kind]] = 1 + 3 * program.ranks
-    wired = ~COMPUTE[program.kind] & ~EXPERTS[program.kind]
+    wired = ~program.computes & ~EXPERTS[program.kind]
     kind = program.kind[wired].astype(np.int64)
     lane[wired] = 1 + (kind - int(Kind.SEND)) * program.ranks + program.peer[wired]
     return (lane * program.ranks + program.rank)[rows]

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.effects import EXPERTS, STEP, TRAVELS, Kind, Step
+from pipec.program.columns import look_up, narrow, put
+from pipec.program.effects import EXPERTS, STEP, Kind, Step
 from pipec.program.program import Table
 
 Array = NDArray[Any]
@@ -16,21 +17,27 @@ def brought(table: Table) -> Array:
 
     A RECV brings it to an operation of its own rank, where that consumes what another rank makes.
     """
-    arrival = np.full(len(table), -1, np.int64)
-    recv = np.full(table.placement.size, -1, np.int64)
-    rows = np.flatnonzero(table.kind == Kind.RECV)
-    rows = rows[table.placement.home[table.operation[rows]] == table.rank[rows]]
-    rows = rows[::-1]  # of several, the first
-    recv[table.operation[rows]] = rows
+    arrival = np.full(len(table), -1, narrow(len(table)))
     consumers = table.entries
-    consumers = consumers[np.isin(STEP[table.kind[consumers]], list(TRAVELS))]
-    received = recv[table.operation[consumers]]
-    source = table.placement.sources(table.operation[consumers])
-    foreign = (source >= 0) & (table.placement.home[source] != table.rank[consumers])
-    arrival[consumers] = np.where(foreign | (received < consumers), received, -1)
+    kind = look_up(table.kind, consumers)
+    if (kind == Kind.W).any():
+        consumers = consumers.compress(kind != Kind.W)
+    operation = look_up(table.operation, consumers)
+    received = look_up(_received_at_home(table), operation)
+    supplier = look_up(table.placement.supplier, operation)
+    foreign = (supplier >= 0) & (supplier != look_up(table.rank, consumers))
+    put(arrival, consumers, np.where(foreign | (received < consumers), received, -1))
     if table.placement.layouts:
         _exchanged(table, arrival)
     return arrival
+
+
+def _received_at_home(table: Table) -> Array:
+    """For each operation id the first RECV of what it consumes, on the rank of its stage, or -1."""
+    rows = table.recvs
+    home = look_up(table.placement.home, look_up(table.operation, rows))
+    here = home == look_up(table.rank, rows)
+    return table.received if here.all() else table.first(rows.compress(here))
 
 
 def _exchanged(table: Table, arrival: Array) -> None:

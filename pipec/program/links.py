@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.effects import Kind
+from pipec.program.columns import look_up, narrow, rows_where
 from pipec.program.program import Program
 
 Array = NDArray[Any]
@@ -38,29 +38,41 @@ class Links:
     def messages(self) -> Ends:
         """SEND rows (first) and RECV rows (second), by position in their directed pair."""
         program = self.program
-        sends = np.flatnonzero(program.kind == Kind.SEND)
-        recvs = np.flatnonzero(program.kind == Kind.RECV)
-        out = program.rank[sends].astype(np.int64) * program.ranks + program.peer[sends]
-        back = program.peer[recvs].astype(np.int64) * program.ranks + program.rank[recvs]
-        return _meet(sends, out, recvs, back, program.ranks)
+        return _meet(program.sends, self._out, program.recvs, self._back)
+
+    @cached_property
+    def _out(self) -> Array:
+        """The directed pair of each SEND, as one number."""
+        program = self.program
+        return _pair(program, program.rank, program.peer, program.sends)
+
+    @cached_property
+    def _back(self) -> Array:
+        """The directed pair of each RECV, as one number."""
+        program = self.program
+        return _pair(program, program.peer, program.rank, program.recvs)
+
+    @cached_property
+    def wrong(self) -> Array:
+        """The messages (places in `messages`) whose ends carry something else."""
+        program, known = self.program, self.messages
+        sent = look_up(program.operation, known.first)
+        return rows_where(sent != look_up(program.operation, known.second))
 
     @cached_property
     def by_operation(self) -> Ends:
         """SEND and RECV rows matched by what they carry, as tagged channels do."""
         program, known = self.program, self.messages
-        same = program.operation[known.first] == program.operation[known.second]
-        if not len(known.unmatched) and same.all():
+        if not len(known.unmatched) and not len(self.wrong):
             return known
-        sends = np.flatnonzero(program.kind == Kind.SEND)
-        recvs = np.flatnonzero(program.kind == Kind.RECV)
-        ranks, size = program.ranks, max(program.placement.size, 1)
-        out = program.rank[sends].astype(np.int64) * ranks + program.peer[sends]
-        back = program.peer[recvs].astype(np.int64) * ranks + program.rank[recvs]
-        keys = out * size + program.operation[sends], back * size + program.operation[recvs]
+        sends, recvs, size = program.sends, program.recvs, max(program.placement.size, 1)
+        keys = (
+            self._out * np.int64(size) + program.operation[sends],
+            self._back * np.int64(size) + program.operation[recvs],
+        )
         _, keys_together = np.unique(np.concatenate(keys), return_inverse=True)
-        keys = keys_together[: len(sends)], keys_together[len(sends) :]
-        ends = _meet(sends, keys[0], recvs, keys[1], 0)
-        channel = program.rank[ends.first].astype(np.int64) * ranks + program.peer[ends.first]
+        ends = _meet(sends, keys_together[: len(sends)], recvs, keys_together[len(sends) :])
+        channel = _pair(program, program.rank, program.peer, ends.first)
         posted = np.lexsort((ends.first, channel))  # credits count messages as they are posted
         first, second = ends.first[posted], ends.second[posted]
         return Ends(first, second, channel[posted], ends.unmatched)
@@ -68,25 +80,31 @@ class Links:
     @cached_property
     def sums(self) -> Ends:
         """SUM rows of the lower rank (first) and of the higher one (second), by position."""
-        program = self.program
-        rows = np.flatnonzero(program.kind == Kind.SUM)
-        rank, peer = program.rank[rows].astype(np.int64), program.peer[rows].astype(np.int64)
-        group = np.minimum(rank, peer) * program.ranks + np.maximum(rank, peer)
+        program, rows = self.program, self.program.sums
+        rank, peer = program.rank.take(rows), program.peer.take(rows)
+        group = np.minimum(rank, peer).astype(np.int64) * program.ranks + np.maximum(rank, peer)
         low = rank < peer
-        return _meet(rows[low], group[low], rows[~low], group[~low], program.ranks)
+        return _meet(rows[low], group[low], rows[~low], group[~low])
 
 
-def _meet(first: Array, code: Array, second: Array, other: Array, ranks: int) -> Ends:
+def _pair(program: Program, source: Array, target: Array, rows: Array) -> Array:
+    """`source * ranks + target` of rows."""
+    pair = look_up(source, rows).astype(narrow(program.ranks**2), copy=False)
+    pair *= program.ranks
+    pair += look_up(target, rows)
+    return pair
+
+
+def _meet(first: Array, code: Array, second: Array, other: Array) -> Ends:
     """Match the i-th row of each code on one side with the i-th of the same code on the other."""
-    by_code, by_other = np.argsort(code, kind="stable"), np.argsort(other, kind="stable")
-    first, code = first[by_code], code[by_code]
-    second, other = second[by_other], other[by_other]
-    if np.array_equal(code, other):
-        return Ends(first, second, code, np.empty(0, np.int64))
+    by_code, by_other = code.argsort(kind="stable"), other.argsort(kind="stable")
+    first, code = first.take(by_code), code.take(by_code)
+    second, other = second.take(by_other), other.take(by_other)
+    if len(code) == len(other) and bool((code == other).all()):
+        return Ends(first, second, code, np.empty(0, first.dtype))
     left, right = _number(code), _number(other)
-    both, at, its = np.intersect1d(left, right, assume_unique=True, return_indices=True)
+    _, at, its = np.intersect1d(left, right, assume_unique=True, return_indices=True)
     lonely = [np.delete(first, at), np.delete(second, its)]
-    del both
     return Ends(first[at], second[its], code[at], np.sort(np.concatenate(lonely)))
 
 
@@ -94,4 +112,4 @@ def _number(code: Array) -> Array:
     """Each sorted code joined with its position among equals, as one number."""
     begins = np.flatnonzero(np.concatenate([[True], code[1:] != code[:-1]])) if len(code) else code
     position = np.arange(len(code)) - np.repeat(begins, np.diff([*begins, len(code)]))
-    return code * (2**32) + position
+    return code.astype(np.int64) * (2**32) + position

@@ -80,9 +80,14 @@ class Memory:
             return self.size("activation", stage)
         return unstated(key, self.in_bytes)
 
+    @property
+    def differs(self) -> bool:
+        """Whether some size differs from stage to stage."""
+        return any(isinstance(stated, tuple) for stated in self.sizes.values())
+
     def per_stage(self, key: str, stages: int) -> list[Fraction]:
         """The sizes of one thing of each stage."""
-        if any(isinstance(stated, tuple) for stated in self.sizes.values()):
+        if self.differs:
             return [self.size(key, stage) for stage in range(stages)]
         return [self.size(key, 0)] * stages
 

@@ -20,6 +20,10 @@ class Inputs(NamedTuple):
     producer: Array
 
 
+ALL = tuple((step, need) for step, needs in NEEDS.items() for need in needs)
+"""Every step with everything that it needs, one by one."""
+
+
 def inputs(placement: Placement, operations: Array) -> Iterator[Inputs]:
     """For each kind of need, the operations that have it and who makes it.
 

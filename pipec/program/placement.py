@@ -5,6 +5,7 @@ An operation (one step of one microbatch in one stage of one flow) is one intege
 additions, and a table over operations is an array.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipec.program.effects import TRAVELS, Step
+from pipec.program.columns import look_up, narrow
+from pipec.program.effects import TRAVELS, Need, Step
 from pipec.program.parts import Layout
 
 Array = NDArray[Any]
@@ -50,6 +52,38 @@ class Operations(NamedTuple):
     step: Any
     stage: Any
     microbatch: Any
+
+
+class Joint(NamedTuple):
+    """Operations of a step of a flow that have a need, and who makes what they need.
+
+    takers, makers: the ranks of their stages. In tables over ids both are stages of microbatches:
+    the ids of a step from `taken` on, and those from `made` on. A need of another slice leaves out
+    the ends of sequences: in each there are `slices`, and the other one is `further` along.
+    """
+
+    step: Step
+    takers: Array
+    makers: Array
+    taken: slice
+    made: slice
+    slices: int
+    further: int
+
+    def takes(self, table: Array) -> Array:
+        """The part of a table over ids that is of those who need: `[stage, microbatch]`."""
+        return self._part(table[self.taken], max(0, -self.further))
+
+    def makes(self, table: Array) -> Array:
+        """The part of a table over ids that is of those who make it, in the same order."""
+        return self._part(table[self.made], max(0, self.further))
+
+    def _part(self, ids: Array, first: int) -> Array:
+        stages, most = len(self.takers), self.slices - abs(self.further)
+        if not self.further:
+            return ids.reshape(stages, -1)
+        sequences = ids.reshape(stages, -1, self.slices)
+        return sequences[:, :, first : first + most].reshape(stages, -1)
 
 
 _STAGES = np.array([TRAVELS[step].stage if step in TRAVELS else 0 for step in Step])
@@ -143,44 +177,48 @@ class Placement:
         back = number - number % slices + slices - 1 - number % slices
         return np.where(step == Step.FORWARD, number, back)
 
+    @cached_property
+    def holders(self) -> tuple[Array, ...]:
+        """For each flow the ranks of its stages."""
+        return tuple(np.array(flow.ranks, np.int32) for flow in self.flows)
+
     def of(self, numbers: Array, flow: Any) -> Any:
         """`numbers[flow]`, or the one number that all flows have."""
-        return numbers[0] if (numbers == numbers[0]).all() else numbers[flow]
+        alike = len(numbers) == 1 or (numbers == numbers[0]).all()
+        return int(numbers[0]) if alike else numbers[flow]
 
     def operation(self, flow: Any, step: Any, stage: Any, microbatch: Any) -> Any:
         """The id of an operation; arrays give arrays."""
         stages, microbatches = self.of(self.stages, flow), self.of(self.microbatches, flow)
-        return self.base[flow] + (step * stages + stage) * microbatches + microbatch
+        number = (step * stages + stage) * microbatches + microbatch
+        return number if len(self.flows) == 1 else self.base[flow] + number
 
     def split(self, operations: Any) -> Operations:
         """The inverse of `operation`."""
         if self._few(operations):
             return self._split(operations)
-        return Operations(*(column[operations] for column in self._all))
+        return Operations(*(look_up(table, operations) for table in self._tables))
 
     def flow_of(self, operations: Any) -> Any:
         """The flow of each operation, alone."""
-        return self._column("flow", operations)
+        few = self._few(operations)
+        return self._split(operations).flow if few else look_up(self._flows, operations)
 
     def step_of(self, operations: Any) -> Any:
         """The step of each operation, alone."""
-        return self._column("step", operations)
+        few = self._few(operations)
+        return self._split(operations).step if few else look_up(self._steps, operations)
 
     def stage_of(self, operations: Any) -> Any:
         """The stage of each operation, alone."""
-        return self._column("stage", operations)
-
-    def _column(self, name: str, operations: Any) -> Any:
         few = self._few(operations)
-        return (
-            getattr(self._split(operations), name) if few else getattr(self._all, name)[operations]
-        )
+        return self._split(operations).stage if few else look_up(self.stage, operations)
 
     def sources(self, operations: Array) -> Array:
         """For each operation the one whose result travels to it from another stage, or -1."""
         if self._few(operations):
             return self._sources(operations, self._split(operations))
-        return self._all_sources[operations]
+        return look_up(self.source, operations)
 
     def distance(self, flow: Any, steps: Any, stages: Any) -> Any:
         """From operations of flows to those so many steps and stages further, in ids."""
@@ -189,15 +227,85 @@ class Placement:
 
     def _few(self, operations: Any) -> bool:
         """Whether tables over all ids would take longer to make than they save."""
-        return 4 * np.size(operations) < self.size
+        return np.ndim(operations) == 0 or 4 * len(operations) < self.size
+
+    @property
+    def _tables(self) -> Operations:
+        microbatches = _in_turn(
+            np.tile(np.arange(flow.microbatches, dtype=np.int32), len(Step) * flow.stages)
+            for flow in self.flows
+        )
+        return Operations(self._flows, self._steps, self.stage, microbatches)
 
     @cached_property
-    def _all(self) -> Operations:
-        return self._split(np.arange(self.size))
+    def _flows(self) -> Array:
+        return np.arange(len(self.flows), dtype=np.int32).repeat(self.base[1:] - self.base[:-1])
 
     @cached_property
-    def _all_sources(self) -> Array:
-        return self._sources(np.arange(self.size), self._all)
+    def _steps(self) -> Array:
+        steps = np.arange(len(Step), dtype=np.int32)
+        return _in_turn(steps.repeat(flow.stages * flow.microbatches) for flow in self.flows)
+
+    @cached_property
+    def stage(self) -> Array:
+        """The stage of each operation id."""
+        return self._by_stage(np.arange(flow.stages, dtype=np.int32) for flow in self.flows)
+
+    @cached_property
+    def home(self) -> Array:
+        """The rank of each operation id."""
+        return self._by_stage(self.holders)
+
+    def _by_stage(self, numbers: Iterable[Array]) -> Array:
+        """A table over ids of one number per stage of each flow."""
+        return _in_turn(
+            np.tile(number.repeat(flow.microbatches), len(Step))
+            for flow, number in zip(self.flows, numbers, strict=True)
+        )
+
+    @cached_property
+    def source(self) -> Array:
+        """For each id the operation whose result travels to it from another stage, or -1."""
+        table = np.full(self.size, -1, narrow(self.size))
+        for joint in self.joints(TRAVELS.items()):
+            ids = np.arange(joint.made.start, joint.made.stop, dtype=table.dtype)
+            table[joint.taken] = ids
+        return table
+
+    @cached_property
+    def supplier(self) -> Array:
+        """The rank that makes what travels to each operation id, or -1."""
+        table = np.full(self.size, -1, np.int32)
+        for joint in self.joints(TRAVELS.items()):
+            table[joint.taken] = self.home[joint.made]
+        return table
+
+    def joints(self, needs: Iterable[tuple[Step, Need]]) -> Iterator[Joint]:
+        """All that the operations of steps need, as parts of tables over ids.
+
+        The ends of a flow have no need of another stage, and those of a sequence none of another
+        slice.
+        """
+        flows = [*zip(self.base.tolist(), self.flows, self.holders, strict=False)]
+        for step, need in needs:
+            for base, flow, ranks in flows:
+                first, last = max(0, -need.stage), flow.stages - max(0, need.stage)
+                if first >= last or abs(need.slice) >= flow.slices:
+                    continue
+                taken, made = (
+                    (base + (kind * flow.stages + first + stage) * flow.microbatches)
+                    for kind, stage in ((step, 0), (need.step, need.stage))
+                )
+                count = (last - first) * flow.microbatches
+                yield Joint(
+                    step,
+                    ranks[first:last],
+                    ranks[first + need.stage : last + need.stage],
+                    slice(taken, taken + count),
+                    slice(made, made + count),
+                    flow.slices,
+                    need.slice,
+                )
 
     def _split(self, operations: Any) -> Operations:
         flow, rest = np.zeros_like(operations), operations
@@ -205,9 +313,9 @@ class Placement:
             flow = np.searchsorted(self.base[1:], operations, side="right")
             rest = operations - self.base[flow]
         stages, microbatches = self.of(self.stages, flow), self.of(self.microbatches, flow)
-        line, microbatch = np.divmod(rest, microbatches)
-        step, stage = np.divmod(line, stages)
-        return Operations(flow, step, stage, microbatch)
+        line = rest // microbatches
+        step = line // stages
+        return Operations(flow, step, line - step * stages, rest - line * microbatches)
 
     def _sources(self, operations: Array, parts: Operations) -> Array:
         there = parts.stage + _STAGES[parts.step]
@@ -217,15 +325,6 @@ class Placement:
         source = np.full(len(operations), -1, np.int64)
         source[which] = operations[which] + self.distance(flow, _STEPS[step], _STAGES[step])
         return source
-
-    @cached_property
-    def home(self) -> Array:
-        """The rank of each operation id."""
-        parts = [
-            np.repeat(np.tile(np.array(flow.ranks, np.int32), len(Step)), flow.microbatches)
-            for flow in self.flows
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
     def held(self, rank: int) -> tuple[int, ...]:
         """The stages that a rank holds, over all flows, without doubles."""
@@ -275,3 +374,11 @@ class Placement:
             chunk = np.arange(flow.stages) - np.repeat(starts, counts[number])
             table[number, ranks[by_rank], chunk] = by_rank
         return table
+
+
+def _in_turn(tables: Iterable[Array]) -> Array:
+    """One table over ids from those of the flows."""
+    parts = [*tables]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)

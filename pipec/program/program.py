@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.program.columns import last_before, look_up, narrow, put, ranges, rows_where, with_none
 from pipec.program.effects import COMPUTE, EFFECTS, Kind, Lane, Step
 from pipec.program.parts import Part
 from pipec.program.placement import Placement
@@ -99,25 +100,74 @@ class Table:
     @cached_property
     def rank(self) -> Array:
         """The rank of each row."""
-        return np.repeat(np.arange(self.ranks, dtype=np.int32), np.diff(self.start))
+        counts = self.start[1:] - self.start[:-1]
+        return np.arange(self.ranks, dtype=np.int32).repeat(counts)
+
+    @cached_property
+    def computes(self) -> Array:
+        """Whether each row computes."""
+        return look_up(COMPUTE, self.kind)
 
     @cached_property
     def compute(self) -> Array:
         """The rows that compute."""
-        return np.flatnonzero(COMPUTE[self.kind])
+        return rows_where(self.computes)
+
+    @cached_property
+    def sends(self) -> Array:
+        """The SENDs."""
+        return rows_where(self.kind == Kind.SEND)
+
+    @cached_property
+    def recvs(self) -> Array:
+        """The RECVs."""
+        return rows_where(self.kind == Kind.RECV)
+
+    @cached_property
+    def sums(self) -> Array:
+        """The SUMs."""
+        return rows_where(self.kind == Kind.SUM)
 
     @cached_property
     def unit_before(self) -> Array:
         """For each row the last compute row before it on its rank, or -1."""
-        firsts = np.searchsorted(self.compute, self.start[:-1])
-        values = np.insert(self.compute, firsts, -1)
-        begins = np.insert(self.compute + 1, firsts, self.start[:-1])
-        return np.repeat(values, np.diff(np.append(begins, len(self))))
+        before = last_before(self.computes)[:-1]
+        compute = np.append(self.compute, len(self))
+        begins, ends = self.start[:-1], self.start[1:]
+        firsts = np.minimum(compute.take(compute.searchsorted(begins)) + 1, ends)
+        before[ranges(begins, firsts - begins)] = -1
+        return before
 
     @cached_property
     def grouped(self) -> bool:
         """Whether some SENDs or RECVs are tied: issued as one launch (see `launches.py`)."""
-        return bool(np.any(self.tie & ~COMPUTE[self.kind]))
+        return bool((self.tie & ~self.computes).any())
+
+    @cached_property
+    def entry(self) -> Array:
+        """For each operation id the first row with which it begins, or -1."""
+        return self.first(self.entries)
+
+    @cached_property
+    def exit(self) -> Array:
+        """For each operation id the first row with which it ends, or -1."""
+        return self.first(self.exits) if self.placement.layouts else self.entry
+
+    @cached_property
+    def sent(self) -> Array:
+        """For each operation id the first SEND of what it consumes, or -1."""
+        return self.first(self.sends)
+
+    @cached_property
+    def received(self) -> Array:
+        """For each operation id the first RECV of what it consumes, or -1."""
+        return self.first(self.recvs)
+
+    def first(self, rows: Array) -> Array:
+        """For each operation id the first of these rows that carries it, or -1."""
+        table = np.full(self.placement.size, -1, narrow(len(self)))
+        put(table, look_up(self.operation, rows)[::-1], rows[::-1])
+        return table
 
     @cached_property
     def slot(self) -> Array:
@@ -148,8 +198,8 @@ class Table:
     @cached_property
     def pairs(self) -> tuple[Array, Array]:
         """The first and second rows of every OVERLAP."""
-        second = np.flatnonzero(self.tie & COMPUTE[self.kind] if self.grouped else self.tie)
-        return self.compute[np.searchsorted(self.compute, second) - 1], second
+        second = rows_where(self.tie & self.computes if self.grouped else self.tie)
+        return look_up(self.compute, self.compute.searchsorted(second) - 1), second
 
     def instruction(self, row: int) -> Instruction:
         """One row, taken apart."""
@@ -192,6 +242,12 @@ class Table:
 
 class Order(Table):
     """Per rank the compute operations in sequence: what an author decides."""
+
+    @cached_property
+    def producers(self) -> Array:
+        """For each of `entries` the row that makes what travels to it from another stage, or -1."""
+        source = self.placement.sources(look_up(self.operation, self.entries))
+        return look_up(with_none(self.exit, -1), source)
 
 
 class Program(Table):

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.program.columns import BLOCK, with_none
+
 Array = NDArray[Any]
 
 NEVER = np.iinfo(np.int64).max // 2
@@ -29,10 +31,11 @@ def sweep(waits: Array, duration: Array, lane: Array) -> Array:
     count = duration.shape[-1]
     if count == 0:
         return np.empty(duration.shape, np.int64)
-    waits = waits[np.append(True, (waits[1:] < count).any(axis=1))]
-    by_lane = None if np.all(lane[1:] >= lane[:-1]) else np.argsort(lane, kind="stable")
+    while len(waits) > 1 and waits[-1].min() == count:
+        waits = waits[:-1]
+    by_lane = None if (lane[1:] >= lane[:-1]).all() else lane.argsort(kind="stable")
     lane = lane if by_lane is None else lane[by_lane]
-    begins = np.flatnonzero(np.append(True, lane[1:] != lane[:-1]))
+    begins = np.append(0, (lane[1:] != lane[:-1]).nonzero()[0] + 1)
     few = len(begins) < _FEW_LANES or len(begins) > count // _FEW_EVENTS
     swept = _one_by_one if few else _lane_by_lane
     if by_lane is None:
@@ -44,12 +47,17 @@ def sweep(waits: Array, duration: Array, lane: Array) -> Array:
     return swept(waits, duration[..., by_lane], begins)[..., place[:-1]]
 
 
-def latest(waits: Array, value: Array) -> Array:
+def latest(waits: Array, value: Array, events: Array | None = None) -> Array:
     """The largest value among the events that each event waits for; 0 where it waits for none."""
-    known = np.append(value, value.dtype.type(0))
-    largest = known[waits[0]]
-    for row in waits[1:]:
-        np.maximum(largest, known[row], out=largest)
+    known, count = with_none(value, 0), waits.shape[1] if events is None else len(events)
+    largest = np.empty(count, value.dtype)
+    for begin in range(0, count, BLOCK):
+        block = slice(begin, begin + BLOCK)
+        at = block if events is None else events[block]
+        part = known.take(waits[0][at])
+        for row in waits[1:]:
+            np.maximum(part, known.take(row[at]), out=part)
+        largest[block] = part
     return largest
 
 
@@ -65,21 +73,36 @@ def proven(waits: Array, duration: Array, end: Array) -> bool:
 
 def _one_by_one(waits: Array, duration: Array, begins: Array) -> Array:
     """Plain Python: a lane goes on until an event of another lane is missing, and then waits for
-    that one; the fastest for few lanes.
+    that one; the fastest for few lanes. Further answers follow the order that the first one finds.
     """
-    if duration.ndim > 1:
-        return np.stack([_one_by_one(waits, row, begins) for row in duration])
+    several = duration.reshape(-1, duration.shape[-1])
+    first, order = _first_answer(waits, several[0], begins)
+    ends = [first]
+    if len(several) > 1:
+        happened = np.array(order, np.intp)
+        columns = [order, *_four(waits.take(happened, axis=1), len(first))]
+        ends += [_following(columns, row.take(happened), len(first)) for row in several[1:]]
+    return np.array(ends, np.int64).reshape(duration.shape)
+
+
+def _four(waits: Array, none: int) -> list[list[int]]:
+    """What each event waits for, as four lists."""
+    rows = [row.tolist() for row in waits]
+    return rows + [[none] * waits.shape[1]] * (4 - len(rows))
+
+
+def _first_answer(waits: Array, duration: Array, begins: Array) -> tuple[list[int], list[int]]:
+    """When each event ends, and all events that do, in an order in which they can happen."""
     count = len(duration)
-    rows = [row.tolist() for row in waits] + [[count] * count] * (4 - len(waits))
-    one, two, three, four = rows
+    one, two, three, four = _four(waits, count)
     spans = duration.tolist()
     end = [-1] * count + [0]
     head = begins.tolist()
     stop = [*head[1:], count]
-    able = list(range(len(head)))
+    happened: list[int] = []
     waiting: dict[int, list[int]] = {}
-    while able:
-        lane = able.pop()
+    able = list(range(len(head)))
+    for lane in able:  # which grows meanwhile
         for event in range(head[lane], stop[lane]):
             a, b, c, d = one[event], two[event], three[event], four[event]
             x, y, z, w = end[a], end[b], end[c], end[d]
@@ -91,11 +114,23 @@ def _one_by_one(waits: Array, duration: Array, begins: Array) -> Array:
             x = x if x > y else y
             z = z if z > w else w
             end[event] = (x if x > z else z) + spans[event]
+            happened.append(event)
             if event in waiting:
                 able += waiting.pop(event)
-    times = np.array(end[:count], np.int64)
-    times[times < 0] = NEVER
-    return times
+    return [NEVER if time < 0 else time for time in end[:count]], happened
+
+
+def _following(columns: list[list[int]], duration: Array, count: int) -> list[int]:
+    """When each event ends, NEVER where it does not. columns: those that happen in their order,
+    and the four that each waits for.
+    """
+    end = [NEVER] * count + [0]
+    for event, a, b, c, d, span in zip(*columns, duration.tolist(), strict=True):
+        x, y, z, w = end[a], end[b], end[c], end[d]
+        x = x if x > y else y
+        z = z if z > w else w
+        end[event] = (x if x > z else z) + span
+    return end[:-1]
 
 
 def _lane_by_lane(waits: Array, duration: Array, begins: Array) -> Array:
@@ -108,15 +143,17 @@ def _lane_by_lane(waits: Array, duration: Array, begins: Array) -> Array:
     none, never = count, count + 1
     end = np.full((*duration.shape[:-1], count + 2), NEVER, np.int64)
     end[..., none] = 0
-    following = np.arange(1, count + 1)
-    following[np.append(begins[1:], count) - 1] = none
-    waits = np.append(waits, np.full((len(waits), 1), never), axis=1)
-    head = begins.copy()
+    head, behind = begins.copy(), np.append(begins[1:], count)
+    rows = [with_none(row, never) for row in waits]
     while True:
-        time = end.take(waits.take(head, axis=1), axis=-1).max(axis=-2)
+        time = end.take(rows[0].take(head), axis=-1)
+        for row in rows[1:]:
+            np.maximum(time, end.take(row.take(head), axis=-1), out=time)
         (ready,) = (time.reshape(-1, len(head))[0] < NEVER).nonzero()
         if not len(ready):
             return end[..., :count]
         moved = head.take(ready)
         end[..., moved] = time.take(ready, axis=-1) + duration.take(moved, axis=-1)
-        head[ready] = following.take(moved)
+        moved += 1
+        moved[moved == behind.take(ready)] = none
+        head[ready] = moved

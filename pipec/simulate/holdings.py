@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.program.columns import look_up
 from pipec.program.costs import MOST_TICKS, too_large, whole
-from pipec.program.effects import EFFECTS, EXPERTS, STEP, TRAVELS, Kind, Step, Value
+from pipec.program.effects import EFFECTS, EXPERTS, STEP, TRAVELS, Kind, Step, Use, Value
 from pipec.program.memory import Memory
 from pipec.program.program import Table
 from pipec.program.sizes import BUFFER, CONSTANT, KEPT, SIZE_OF, SIZES
@@ -63,8 +64,9 @@ class Holdings:
         A forward without a backward keeps nothing beyond its own end. An opened operation takes
         with its first part and gives back with its last; the parts of a W may come in any order.
         """
-        rows = self._by_row(taken), self._by_row(given)
-        rows[1][self._forgotten] -= rows[0][self._forgotten]
+        rows, forgotten = (self._by_row(taken), self._by_row(given)), self._forgotten
+        if len(forgotten):
+            rows[1][forgotten] -= rows[0][forgotten]
         if self.table.placement.layouts:
             compute, ends = self.table.compute, (self.table.entries, self._ends)
             for numbers, end in zip(rows, ends, strict=True):
@@ -73,7 +75,7 @@ class Holdings:
 
     def _by_row(self, numbers: Array) -> Array:
         if (numbers == numbers[:, :1]).all():
-            return np.asarray(numbers[:, 0][self._kind])
+            return look_up(numbers[:, 0], self._kind)
         return np.asarray(numbers[self._kind, self._stage])
 
     @cached_property
@@ -127,12 +129,14 @@ def holdings(memory: Memory, time: Timeline) -> Holdings:
 def _sizes(table: Table, memory: Memory) -> tuple[int, dict[str, list[int]]]:
     """Every size per stage, in whole ticks: never less than it is."""
     stages = int(table.placement.stages.max())
-    exact = {key: memory.per_stage(key, stages) for key in SIZES}
+    told = stages if memory.differs else 1
+    exact = {key: memory.per_stage(key, told) for key in SIZES}
     amounts = [amount for row in exact.values() for amount in row]
     coarse = max(1, int(FINEST / max(Fraction(1), *amounts)))
     scale = min(lcm(1, *(amount.denominator for amount in amounts)), coarse)
     rounded = {key: [Fraction(ceil(one * scale)) for one in row] for key, row in exact.items()}
-    return scale, {key: whole("memory amounts", row, 1) for key, row in rounded.items()}
+    sizes = {key: whole("memory amounts", row, 1) for key, row in rounded.items()}
+    return scale, {key: row * (stages // told) for key, row in sizes.items()}
 
 
 def _constant(table: Table, key: str, sizes: list[int]) -> tuple[str, Array, Array]:
@@ -152,25 +156,38 @@ def _changes(sizes: dict[str, list[int]]) -> tuple[Changes, ...]:
     What an operation makes is there when it begins, and what it releases until it ends. If it does
     both, the new takes the place of the old, and only what is larger needs room before.
     """
-    stages = len(sizes["activation"])
-    parts = {
-        value: Changes(NAMES[value], *np.zeros((4, len(Kind), stages), np.int64)) for value in KEPT
-    }
-    for kind, effect in EFFECTS.items():
-        made = [use.value for use in effect.produces if use.value in KEPT]
-        freed = [use.value for use in effect.releases if use.value in KEPT]
-        old = sum((np.array(sizes[SIZE_OF[value]]) for value in freed), np.zeros(stages, np.int64))
+    size = {value: np.array(sizes[SIZE_OF[value]]) for value in KEPT}
+    shape = (4, len(Kind), len(sizes["activation"]))
+    parts = {value: Changes(NAMES[value], *np.zeros(shape, np.int64)) for value in KEPT}
+    for kind, made, freed in _KEEPERS:
+        old = sum(size[value] for value in freed)
         for value in made:
-            new = np.array(sizes[SIZE_OF[value]])
-            changes, place = parts[value], parts[freed[0]] if freed else parts[value]
-            place.taken[kind] += np.maximum(new - old, 0)
-            place.given[kind] -= np.maximum(new - old, 0) if freed else 0
-            changes.given[kind] += new if freed else 0
-            (changes.ended if freed else changes.begun)[kind] += 1
+            new = size[value]
+            if not freed:
+                parts[value].taken[kind] += new
+                parts[value].begun[kind] += 1
+                continue
+            more = np.maximum(new - old, 0)
+            parts[freed[0]].taken[kind] += more
+            parts[freed[0]].given[kind] -= more
+            parts[value].given[kind] += new
+            parts[value].ended[kind] += 1
         for value in freed:
-            parts[value].given[kind] -= np.array(sizes[SIZE_OF[value]])
+            parts[value].given[kind] -= size[value]
             parts[value].ended[kind] -= 1
     return tuple(parts.values())
+
+
+def _kept(uses: tuple[Use, ...]) -> list[Value]:
+    return [use.value for use in uses if use.value in KEPT]
+
+
+_KEEPERS = [
+    (kind, _kept(effect.produces), _kept(effect.releases))
+    for kind, effect in EFFECTS.items()
+    if _kept(effect.produces) or _kept(effect.releases)
+]
+"""The kinds that keep or release something, and what: made, and freed."""
 
 
 def _messages(time: Timeline, size: Array) -> tuple[Stays, ...]:

@@ -1,10 +1,12 @@
 """What a timeline amounts to: makespan, and per rank the busy time, the bubbles and the peak."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from pipec.amounts import amount_text
+from pipec.program.columns import look_up
 from pipec.simulate.timeline import Timeline
 from pipec.simulate.usage import Usage
 
@@ -60,20 +62,20 @@ def report(time: Timeline, memory: Usage) -> Report:
     """Sum up a timeline, predicted or measured."""
     table, units = time.table, time.units
     compute = table.compute
-    makespan = int(time.end[compute].max(initial=0))
+    begin, end = look_up(time.begin, compute), look_up(time.end, compute)
+    makespan = int(end.max(initial=0))
+    work = np.append(0, (end - begin).cumsum())
+    bounds = compute.searchsorted(table.start)
+    busy = work.take(bounds[1:]) - work.take(bounds[:-1])
     ranks = []
-    rank_of = table.rank[compute]
-    bounds = np.searchsorted(rank_of, np.arange(table.ranks + 1))
-    for rank in range(table.ranks):
-        rows = compute[bounds[rank] : bounds[rank + 1]]
-        busy = int((time.end[rows] - time.begin[rows]).sum())
-        span = int(time.end[rows[-1]] - time.begin[rows[0]]) if len(rows) else 0
+    for rank, (first, behind) in enumerate(pairwise(bounds.tolist())):
+        span = int(end[behind - 1] - begin[first]) if behind > first else 0
         peak_row = int(memory.peak_row[rank])
         ranks.append(
             RankReport(
-                units(busy),
-                units(makespan - busy),
-                units(span - busy),
+                units(busy[rank]),
+                units(makespan - busy[rank]),
+                units(span - busy[rank]),
                 memory.units(memory.peak[rank]),
                 peak_row - int(table.start[rank]) if peak_row >= 0 else -1,
             )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.program.columns import look_up, narrow
 from pipec.program.costs import Durations, too_large
 from pipec.program.events import Graph
 from pipec.program.program import Table
@@ -36,12 +37,13 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Swept:
-    """A predicted timeline, the events that can never happen, and what proves it right.
+    """A predicted timeline of a graph, the events that never happen, and what proves it right.
 
     `rises` numbers the ends of events so that it rises along every edge of the graph, even where a
     duration is 0; `spans` is what it rises by (see `sweep.proven`).
     """
 
+    graph: Graph
     timeline: Timeline
     stuck: Array
     spans: Array
@@ -67,7 +69,7 @@ def simulate_both(graph: Graph, first: Durations, second: Durations) -> tuple[Sw
 
 def _spans(graph: Graph, durations: Durations) -> tuple[int, Array]:
     """By how much a tick counts more than a hop, and by how much each event rises."""
-    ticks = durations.ticks[graph.row]
+    ticks = look_up(durations.ticks, graph.row).astype(np.int64, copy=False)
     ticks[len(graph) - graph.launches :] = 0
     hops = len(graph) + 1
     if float(ticks.sum(dtype=np.float64)) * hops >= NEVER:
@@ -78,9 +80,11 @@ def _spans(graph: Graph, durations: Durations) -> tuple[int, Array]:
 
 
 def _swept(graph: Graph, durations: Durations, hops: int, spans: Array, rises: Array) -> Swept:
-    begin, end = ((rises - spans) // hops)[graph.event], (rises // hops)[graph.event]
+    ends = rises // hops
+    end = look_up(ends, graph.event)
+    begin = look_up((rises - spans) // hops, graph.event)
     time = Timeline(graph.table, begin, end, durations.scale, durations.serial)
-    return Swept(time, np.flatnonzero(rises >= NEVER), spans, rises)
+    return Swept(graph, time, (rises >= NEVER).nonzero()[0], spans, rises)
 
 
 def predict(graph: Graph, durations: Durations) -> Timeline:
@@ -103,16 +107,25 @@ def _confirmed(graph: Graph, durations: Durations) -> Timeline | None:
     its own time. Messages of which nothing is claimed end when both their posts do, unless that
     proves wrong.
     """
-    table, ticks = graph.table, durations.ticks[graph.row]
-    if table.witness is None or not graph.rises:
+    table, witness = graph.table, graph.table.witness
+    if witness is None or not graph.rises:
         return None
-    end = table.witness.end[graph.row]
-    rest = np.flatnonzero(end < 0)
-    end[rest] = latest(graph.waits[:, rest], end) + ticks[rest]
-    if not np.array_equal(end, latest(graph.waits, end) + ticks):
+    ticks = look_up(durations.ticks, graph.row)
+    most = int(witness.end.max(initial=0)) + int(ticks.max(initial=0))
+    end = look_up(witness.end, graph.row).astype(narrow(most), copy=False)
+    (rest,) = (end < 0).nonzero()
+    end[rest] = latest(graph.waits, end, rest) + ticks.take(rest)
+    begin = latest(graph.waits, end)
+    ticks = ticks + begin
+    if not np.array_equal(ticks, end):
         return None
-    begin = (end - ticks)[graph.event]
-    return Timeline(table, begin, end[graph.event], durations.scale, durations.serial)
+    return Timeline(
+        table,
+        look_up(begin, graph.event),
+        look_up(end, graph.event),
+        durations.scale,
+        durations.serial,
+    )
 
 
 def _deepest(graph: Graph) -> int:

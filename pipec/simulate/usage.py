@@ -1,7 +1,8 @@
 """Memory over time: what each rank holds at each instruction."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -124,19 +125,19 @@ def usage(memory: Memory, time: Timeline) -> Usage:
     table = time.table
     holds = holdings(memory, time)
     taken, given = _totals(holds)
-    before = np.concatenate([[0], np.cumsum(taken + given)[:-1]]) if len(table) else given
-    rows = np.diff(table.start)
-    ranks = np.flatnonzero(rows > 0)
-    begin = table.start[ranks]
-    state = sum((amounts for _, amounts, _ in holds.constant), np.zeros(table.ranks, np.int64))
-    base = state.copy()
-    base[ranks] -= before[begin]
-    held = before + taken + np.repeat(base, rows)
-    peak, peak_row = state.copy(), np.full(table.ranks, -1, np.int64)
-    if len(held):
-        peak[ranks] = np.maximum.reduceat(held, begin)
-        where = np.flatnonzero(held == np.repeat(peak, rows))[::-1]
-        peak_row[table.rank[where]] = where
+    peak = sum((amounts for _, amounts, _ in holds.constant), np.zeros(table.ranks, np.int64))
+    peak_row = np.full(table.ranks, -1, np.int64)
+    taken += given
+    held = taken.cumsum(out=taken)
+    bounds, before = table.start.tolist(), 0
+    for rank, (begin, end) in enumerate(pairwise(bounds)):
+        if begin == end:
+            continue
+        here, after = held[begin:end], int(held[end - 1])
+        here -= given[begin:end]
+        here += peak[rank] - before
+        row = int(here.argmax())
+        peak[rank], peak_row[rank], before = here[row], begin + row, after
     return Usage(memory, table, held, peak, peak_row, holds)
 
 
@@ -146,13 +147,15 @@ def _totals(holds: Holdings) -> tuple[Array, Array]:
     The halves of an OVERLAP begin and end together.
     """
     table = holds.table
-    changes = [np.array([one.taken for one in holds.changes]).sum(0)]
-    changes.append(np.array([one.given for one in holds.changes]).sum(0))
-    taken, given = holds.rows(*changes)
+    taken, given = holds.rows(
+        reduce(np.add, [one.taken for one in holds.changes]),
+        reduce(np.add, [one.given for one in holds.changes]),
+    )
     first, second = table.pairs
-    taken[first] += taken[second]
-    given[second] += given[first]
-    taken[second] = given[first] = 0
+    if len(first):
+        taken[first] = taken.take(first) + taken.take(second)
+        given[second] = given.take(second) + given.take(first)
+        taken[second] = given[first] = 0
     for stays in holds.stays:
         np.add.at(taken, stays.first, stays.amount)
         np.subtract.at(given, stays.last, stays.amount)

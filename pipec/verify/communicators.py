@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding, Severity
+from pipec.program.columns import look_up
 from pipec.program.effects import Kind
 from pipec.program.links import Links
 from pipec.program.program import Program
@@ -24,12 +25,13 @@ MOST = 10
 
 def communicators(program: Program, links: Links) -> list[Finding]:
     """Warning `communicator-order`, for programs whose SENDs, RECVs and SUMs all meet."""
-    sums = np.flatnonzero(program.kind == Kind.SUM)
-    if not len(sums):
+    if not len(program.sums):
         return []
     ends = links.messages
     here, there = _sums_before(program, ends.first), _sums_before(program, ends.second)
     wrong = np.flatnonzero(here != there)
+    if not len(wrong):
+        return []
     pair = np.minimum(program.rank[ends.first], program.peer[ends.first]).astype(np.int64)
     pair = pair * program.ranks + np.maximum(program.rank[ends.first], program.peer[ends.first])
     _, firsts = np.unique(pair[wrong], return_index=True)
@@ -41,14 +43,16 @@ def communicators(program: Program, links: Links) -> list[Finding]:
 
 def _sums_before(program: Program, rows: Array) -> Array:
     """How many SUMs with the other end of each message its rank issues before it."""
-    both = program.rank.astype(np.int64) * program.ranks + program.peer
-    by_pair = np.argsort(both, kind="stable")
-    summed = np.cumsum(program.kind[by_pair] == Kind.SUM)
-    count = np.empty(len(program), np.int64)
-    count[by_pair] = summed
-    first = np.searchsorted(both[by_pair], both[rows])
-    before = np.where(first > 0, summed[first - 1], 0)
-    return np.asarray(count[rows] - before)
+    count = len(program)
+    sums = np.sort(_between(program, program.sums) * count + program.sums)
+    pair = _between(program, rows) * count
+    return sums.searchsorted(pair + rows) - sums.searchsorted(pair)
+
+
+def _between(program: Program, rows: Array) -> Array:
+    """The rank and the peer of rows, as one number."""
+    pair = look_up(program.rank, rows).astype(np.int64)
+    return pair * program.ranks + look_up(program.peer, rows)
 
 
 def _crossing(program: Program, sent: int, received: int, late: int) -> Finding:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding
+from pipec.program.columns import look_up
 from pipec.program.effects import COMPUTE, EXPERTS, Kind, Step
 from pipec.program.program import Program
 from pipec.verify.place import places
@@ -18,9 +19,9 @@ _WORDS = {Step.FORWARD: "F", Step.BACKWARD: "B or BW", Step.WEIGHTS: "W"}
 def completeness(program: Program) -> list[Finding]:
     """Findings `missing`, `duplicate` and `misplaced`."""
     findings = [*_misplaced(program), *_duplicate(program), *_unexpected(program)]
-    done = _first_rows(program, program.entries)
-    rows = program.entries[program.kind[program.entries] == Kind.BW]
-    fused = _first_rows(program, rows)
+    done = program.entry
+    rows = program.entries
+    fused = program.first(rows.compress(look_up(program.kind, rows) == Kind.BW))
     for flow in range(len(program.placement.flows)):
         findings += _missing(program, flow, done, fused)
         findings += _twice_weighted(program, flow, done, fused)
@@ -31,9 +32,9 @@ def _misplaced(program: Program) -> list[Finding]:
     rows = program.compute
     if program.placement.layouts:
         rows = np.flatnonzero(COMPUTE[program.kind] | EXPERTS[program.kind])
-    home = program.placement.home[program.operation[rows]]
+    home = look_up(program.placement.home, look_up(program.operation, rows))
     findings = []
-    for row in rows[home != program.rank[rows]][:MOST].tolist():
+    for row in rows.compress(home != look_up(program.rank, rows))[:MOST].tolist():
         right = int(program.placement.home[program.operation[row]])
         same = rows[program.slot[rows] == program.slot[row]]
         where = places(program, row, *same[program.rank[same] == right][:1].tolist())
@@ -50,6 +51,8 @@ def _misplaced(program: Program) -> list[Finding]:
 def _duplicate(program: Program) -> list[Finding]:
     """What happens more than once on the rank where it belongs."""
     rows = program.entries
+    if np.count_nonzero(program.entry >= 0) == len(rows):
+        return []
     rows = rows[program.placement.home[program.operation[rows]] == program.rank[rows]]
     counts = np.bincount(program.operation[rows], minlength=program.placement.size)
     findings = []
@@ -64,11 +67,12 @@ def _duplicate(program: Program) -> list[Finding]:
 def _missing(program: Program, number: int, done: Array, fused: Array) -> list[Finding]:
     """What never happens. A W is only missed where its B is there: without B, that says it all."""
     flow, here, whole = _shaped(program, number, done, fused)
-    needed = np.full(here.shape, flow.backward)
-    needed[Step.FORWARD] = True
-    needed[Step.WEIGHTS] &= (here[Step.BACKWARD] >= 0) & (whole[Step.BACKWARD] < 0)
+    lacking = here < 0
+    lacking[Step.WEIGHTS] &= ~lacking[Step.BACKWARD] & (whole[Step.BACKWARD] < 0)
+    if not flow.backward:
+        lacking[Step.BACKWARD :] = False
     findings = []
-    for step, stage, microbatch in np.argwhere(needed & (here < 0)).tolist()[:MOST]:
+    for step, stage, microbatch in _where(lacking):
         message = (
             f"rank {flow.ranks[stage]} never runs the {_WORDS[Step(step)]} of flow `{flow.name}`, "
             f"stage {stage}, microbatch {microbatch}"
@@ -84,7 +88,7 @@ def _twice_weighted(program: Program, number: int, done: Array, fused: Array) ->
     _, here, whole = _shaped(program, number, done, fused)
     findings = []
     extra = (here[Step.WEIGHTS] >= 0) & (whole[Step.BACKWARD] >= 0)
-    for stage, microbatch in np.argwhere(extra).tolist()[:MOST]:
+    for stage, microbatch in _where(extra):
         both = here[Step.WEIGHTS, stage, microbatch], whole[Step.BACKWARD, stage, microbatch]
         where = places(program, *sorted(map(int, both)))
         message = f"`{where[-1].instruction}` beside `{where[0].instruction}`: the weights twice"
@@ -120,8 +124,6 @@ def _shaped(program: Program, number: int, *tables: Array) -> tuple[Any, ...]:
     return flow, *(table[part].reshape(shape) for table in tables)
 
 
-def _first_rows(program: Program, rows: Array) -> Array:
-    """For each operation id the first of these rows that carries it, or -1."""
-    table = np.full(program.placement.size, -1, np.int64)
-    table[program.operation[rows[::-1]]] = rows[::-1]
-    return table
+def _where(mask: Array) -> list[list[int]]:
+    """The first places where a mask over operations holds, if it does anywhere."""
+    return np.argwhere(mask)[:MOST].tolist() if mask.any() else []

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding
-from pipec.program.effects import Kind, Step
-from pipec.program.needs import inputs
+from pipec.program.effects import TRAVELS, Kind, Step
+from pipec.program.needs import ALL, inputs
 from pipec.program.program import Program
 from pipec.verify.place import places
 
@@ -31,12 +31,10 @@ def _inputs(program: Program) -> list[Finding]:
     What is never made, or made on a wrong rank, is found by completeness, and a message that is
     sent but not received by matching: neither is told again here.
     """
-    made = _first_rows(program, program.exits)
-    received = _first_rows(program, np.flatnonzero(program.kind == Kind.RECV))
-    sent = _first_rows(program, np.flatnonzero(program.kind == Kind.SEND))
-    rows = program.entries
-    if program.placement.layouts:  # each part of a W needs its own B: see `parts`
-        rows = rows[program.kind[rows] != Kind.W]
+    rows = _doubtful(program)
+    if not len(rows):
+        return []
+    made, received, sent = program.exit, program.received, program.sent
     findings = []
     for need, which, producer in inputs(program.placement, program.operation[rows]):
         here = rows[which]
@@ -51,6 +49,43 @@ def _inputs(program: Program) -> list[Finding]:
             late = int(ready[at]) if present[at] else -1
             findings.append(_unready(program, int(here[at]), late, need.value.value))
     return findings
+
+
+def _doubtful(program: Program) -> Array:
+    """The compute whose inputs are looked at row by row: all but what is clearly in order.
+
+    That is an operation that runs once, on the rank of its stage, behind what it needs on that
+    rank.
+    """
+    rows, entry = program.entries, program.entry
+    opened = bool(program.placement.layouts)
+    doubtful = []
+    if np.count_nonzero(entry >= 0) < len(rows):
+        doubtful.append(rows[entry[program.operation[rows]] != rows])
+    for joint in program.placement.joints(ALL):
+        if opened and joint.step is Step.WEIGHTS:  # each part of a W needs its own B: see `parts`
+            continue
+        local = (joint.takers == joint.makers)[:, None]
+        ready = np.where(local, joint.makes(program.exit), joint.takes(program.received))
+        here = joint.takes(entry)
+        unclear = ~_follows(program, joint.takers, ready, here) & (here >= 0)
+        if unclear.any():
+            doubtful.append(here[unclear])
+    if opened:
+        doubtful = [some[program.kind[some] != Kind.W] for some in doubtful]
+    return np.unique(np.concatenate(doubtful)) if doubtful else rows[:0]
+
+
+def _follows(program: Program, ranks: Array, first: Array, second: Array) -> Array:
+    """Whether rows stand on these ranks, one behind the other: `[stage, microbatch]`."""
+    return (first < second) & _stand_on(program, ranks, first) & _stand_on(program, ranks, second)
+
+
+def _stand_on(program: Program, ranks: Array, rows: Array) -> Array:
+    """Whether rows stand on these ranks: `[stage, microbatch]`."""
+    bounds = program.start.astype(rows.dtype)
+    begin, end = bounds.take(ranks)[:, None], bounds.take(ranks + 1)[:, None]
+    return np.asarray((rows >= begin) & (rows < end))
 
 
 def _unready(program: Program, row: int, late: int, value: str) -> Finding:
@@ -72,9 +107,11 @@ def _payloads(program: Program) -> list[Finding]:
     A producer that is missing or misplaced is found by completeness and not told again. In a flow
     without a backward none is missing, and no gradient is made.
     """
-    rows = np.flatnonzero(program.kind == Kind.SEND)
+    rows = program.sends
+    if _sent_when_made(program) == len(rows):
+        return []
     producer = program.placement.sources(program.operation[rows])
-    made = _first_rows(program, program.exits)
+    made = program.exit
     source = np.where(producer >= 0, made[producer], -1)
     here = (source >= 0) & (program.rank[source] == program.rank[rows])
     foreign = (producer < 0) | (program.placement.home[producer] != program.rank[rows])
@@ -102,12 +139,22 @@ def _of_no_backward(program: Program, rows: Array) -> Array:
     return np.asarray(backward & ~trains[program.placement.flow_of(operation)])
 
 
+def _sent_when_made(program: Program) -> int:
+    """How many operations have what travels to them sent from where it was made before."""
+    count = 0
+    for joint in program.placement.joints(TRAVELS.items()):
+        made, sent = joint.makes(program.exit), joint.takes(program.sent)
+        count += int(np.count_nonzero(_follows(program, joint.makers, made, sent)))
+    return count
+
+
 def _receipts(program: Program) -> list[Finding]:
     """A RECV brings what its rank needs, once. One that no SEND answers is found by matching."""
-    rows = np.flatnonzero(program.kind == Kind.RECV)
-    sends = program.operation[program.kind == Kind.SEND]
+    rows = program.recvs
+    if _received_where_needed(program) == len(rows):
+        return []
     size = program.placement.size
-    sent = np.bincount(sends, minlength=size)
+    sent = np.bincount(program.operation[program.sends], minlength=size)
     rows = rows[
         np.bincount(program.operation[rows], minlength=size)[program.operation[rows]]
         <= sent[program.operation[rows]]
@@ -142,20 +189,30 @@ def _receipts(program: Program) -> list[Finding]:
     return findings
 
 
+def _received_where_needed(program: Program) -> int:
+    """How many operations have what travels to them received on their rank."""
+    count = 0
+    for joint in program.placement.joints(TRAVELS.items()):
+        received = joint.takes(program.received)
+        count += int(np.count_nonzero(_stand_on(program, joint.takers, received)))
+    return count
+
+
 def _pairs(program: Program) -> list[Finding]:
     """An OVERLAP is one F and one B or BW, of which neither needs the other."""
     first, second = program.pairs
-    one, other = program.kind[first], program.kind[second]
-    backward = np.isin(np.where(one == Kind.F, other, one), (Kind.B, Kind.BW))
-    good = ((one == Kind.F) != (other == Kind.F)) & backward
-    good &= (program.rank[first] == program.rank[second]) & (first < second) & ~program.tie[first]
-    left = program.placement.split(program.operation[first])
-    right = program.placement.split(program.operation[second])
-    good &= ~(
-        (left.flow == right.flow)
-        & (left.stage == right.stage)
-        & (left.microbatch == right.microbatch)
-    )
+    if not len(first):
+        return []
+    one, other = program.kind.take(first), program.kind.take(second)
+    forward = one == Kind.F
+    backward = np.where(forward, other, one)
+    good = (forward != (other == Kind.F)) & ((backward == Kind.B) | (backward == Kind.BW))
+    good &= program.rank.take(first) == program.rank.take(second)
+    good &= (first < second) & ~program.tie.take(first)
+    one, other = program.operation.take(first), program.operation.take(second)
+    one, other = np.where(forward, one, other), np.where(forward, other, one)
+    placement = program.placement
+    good &= other - one != placement.distance(placement.flow_of(other), 1, 0)
     findings = []
     for at in np.flatnonzero(~good)[:MOST].tolist():
         where = places(program, int(first[at]), int(second[at]))
@@ -163,10 +220,3 @@ def _pairs(program: Program) -> list[Finding]:
         expected = "one F and one B or BW of different microbatches"
         findings.append(Finding("overlap", message, where[1].span, expected, None, None, where))
     return findings
-
-
-def _first_rows(program: Program, rows: Array) -> Array:
-    """For each operation id the first of these rows that carries it, or -1."""
-    table = np.full(program.placement.size, -1, np.int64)
-    table[program.operation[rows[::-1]]] = rows[::-1]
-    return table

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipec.program.columns import BLOCK, look_up, with_none
 from pipec.program.effects import COMPUTE
 from pipec.program.events import Graph
 from pipec.program.graph import Topology, queue_before
@@ -34,15 +35,34 @@ class Fronts:
 
 def fronts(graph: Graph, links: Links, topology: Topology, time: Timeline) -> Fronts:
     """What every message waits for, in a program that runs to its end."""
-    begin = np.append(time.begin[graph.row], 0)
+    begin = with_none(look_up(time.begin, graph.row), 0)
     if graph.launches:
         return _of_launches(graph, links, topology, time, begin)
-    known, messages = np.append(time.end[graph.row], 0), graph.event[links.messages.second]
+    known, messages = _ends(graph, time), graph.event[links.messages.second]
     ready, front = begin.copy(), np.full(len(graph) + 1, len(graph))
     ready[messages] = known[graph.waits[:2, messages]].max(axis=0)
     earlier, later = graph.waits[2:, messages]
     front[messages] = np.where(known[earlier] > known[later], earlier, later)
     return Fronts(ready, front, partial(_lateness, graph, begin, known))
+
+
+def queued(graph: Graph, links: Links, time: Timeline) -> bool:
+    """Whether any message waits for its queue longer than for both its posts.
+
+    graph: one in which every message is issued alone.
+    """
+    known, second = _ends(graph, time), links.messages.second
+    for begin in range(0, len(second), BLOCK):
+        ends = graph.event.take(second[begin : begin + BLOCK])
+        one, other, earlier, later = (known.take(row.take(ends)) for row in graph.waits)
+        if (np.maximum(earlier, later) > np.maximum(one, other)).any():
+            return True
+    return False
+
+
+def _ends(graph: Graph, time: Timeline) -> Array:
+    """When each event ends, with one more for none."""
+    return with_none(look_up(time.end, graph.row), 0)
 
 
 def _of_launches(
@@ -83,7 +103,7 @@ def _late_by_last(
 ) -> Array:
     """`last` has for each message the row that is the last of the launch that it is received in."""
     table, alone = graph.table, len(graph) - graph.launches
-    known = np.append(time.end[graph.row], 0)
+    known = _ends(graph, time)
     done = np.zeros(len(table), np.int64)
     np.maximum.at(done, launch_of(table), time.end)
     known[alone:-1] = done[launch_of(table)[graph.row[alone:]]]

@@ -13,7 +13,7 @@ from pipec.program.graph import Channels, Topology, event_graph
 from pipec.program.launches import glued
 from pipec.program.links import Links
 from pipec.simulate.timeline import Timeline, simulate
-from pipec.verify.fronts import fronts
+from pipec.verify.fronts import fronts, queued
 from pipec.verify.place import place
 
 Array = NDArray[Any]
@@ -39,12 +39,12 @@ def delays(graph: Graph, links: Links, topology: Topology, time: Timeline) -> De
     Waiting while others are on the wire is no such delay: that is what a wire costs. Nor is it one
     if the operation that takes the message has something else to wait for.
     """
+    if not graph.launches and not queued(graph, links, time):
+        nothing = np.empty(0, np.int64)
+        return Delays(nothing, nothing, nothing, nothing)
     found, nobody = fronts(graph, links, topology, time), len(graph)
     behind = np.append(time.begin[graph.row], 0) > found.ready
     behind &= found.front < nobody
-    if not behind.any():
-        nothing = np.empty(0, np.int64)
-        return Delays(nothing, nothing, nothing, nothing)
     culprit = np.where(behind, found.front, np.arange(nobody + 1))
     while behind[culprit].any():
         culprit = culprit[culprit]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.findings import Finding, Severity
-from pipec.program.effects import COMPUTE, STEP, Kind, Step
+from pipec.program.columns import look_up, rows_where
+from pipec.program.effects import STEP, Kind, Step
 from pipec.program.links import Links
 from pipec.program.program import Program
 from pipec.verify.place import places
@@ -31,14 +32,14 @@ def matching(program: Program, links: Links, tagged: bool = False) -> list[Findi
 
 def in_order(program: Program, links: Links) -> bool:
     """Whether the i-th SEND of every channel meets its own RECV, as all but tags demand."""
-    ends = links.messages
-    return bool(np.all(program.operation[ends.first] == program.operation[ends.second]))
+    assert links.program is program
+    return not len(links.wrong)
 
 
 def _unmatched(program: Program, links: Links, tagged: bool) -> list[Finding]:
     """Messages with one end, in the channels where counts differ (with tags: in all of them)."""
     lonely = links.by_operation.unmatched
-    if not tagged:
+    if len(lonely) and not tagged:
         lonely = lonely[np.isin(_channel(program, lonely), _uneven(program, links))]
     findings = []
     for row in lonely[:MOST].tolist():
@@ -80,8 +81,9 @@ def _corruption(program: Program, links: Links) -> list[Finding]:
 
     Where counts differ, a message is missing, and the shift behind it says nothing more.
     """
-    ends = links.messages
-    wrong = np.flatnonzero(program.operation[ends.first] != program.operation[ends.second])
+    ends, wrong = links.messages, links.wrong
+    if not len(wrong):
+        return []
     wrong = wrong[~np.isin(ends.channel[wrong], _uneven(program, links))]
     _, firsts = np.unique(ends.channel[wrong], return_index=True)
     findings = []
@@ -115,6 +117,8 @@ def _sums(program: Program, links: Links) -> list[Finding]:
     if findings:
         return findings
     ends = links.sums
+    if not len(program.sums):
+        return _sum_per_copy(program)
     wrong = program.operation[ends.first] != program.operation[ends.second]
     _, firsts = np.unique(ends.channel[wrong], return_index=True)
     for at in np.flatnonzero(wrong)[firsts][:MOST].tolist():
@@ -133,7 +137,7 @@ def _lonely_sums(program: Program, links: Links) -> Array:
     """If some SUM meets nobody: the SUMs of a stage that one of two ranks has more often."""
     if not len(links.sums.unmatched):
         return links.sums.unmatched
-    rows = np.flatnonzero(program.kind == Kind.SUM)
+    rows = program.sums
     stage, rank, peer = (
         column[rows].astype(np.int64) for column in (program.operation, program.rank, program.peer)
     )
@@ -151,14 +155,16 @@ def _sum_per_copy(program: Program) -> list[Finding]:
 
     A stage that is trained has no third holder: a SUM joins two ranks.
     """
-    placement = program.placement
-    sums = np.flatnonzero(program.kind == Kind.SUM)
-    trains = np.flatnonzero(COMPUTE[program.kind] & (STEP[program.kind] != Step.FORWARD))
+    placement, sums = program.placement, program.sums
+    held = np.array([len(holders) for holders in placement.copies])
+    if not len(sums) and held.max() == 1:
+        return []
+    trains = rows_where(program.computes & (look_up(STEP, program.kind) != Step.FORWARD))
     last = np.full((placement.stages[0], program.ranks), -1, np.int64)
-    last[placement.stage_of(program.operation[trains]), program.rank[trains]] = trains
+    stage = placement.stage_of(look_up(program.operation, trains))
+    last[stage, look_up(program.rank, trains)] = trains
     counts = np.zeros_like(last)
     np.add.at(counts, (program.operation[sums], program.rank[sums]), 1)
-    held = np.array([len(holders) for holders in placement.copies])
     expected = (last >= 0) & (held == 2)[:, None]
     crowded = (last >= 0).any(axis=1) & (held > 2)
     findings = []

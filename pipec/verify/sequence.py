@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from pipec.program.columns import look_up, rows_where
 from pipec.program.effects import Kind
 from pipec.program.events import Graph
 from pipec.program.links import Ends, Links
@@ -24,11 +24,12 @@ def one_sequence(plain: Graph, links: Links) -> bool:
     if not plain.rises or program.witness is None:
         return False
     moment = program.witness.moment
-    rows = np.flatnonzero((program.kind == Kind.SEND) | (program.kind == Kind.RECV))
-    later = moment[rows[1:]] > moment[rows[:-1]]
-    later |= program.rank[rows[1:]] != program.rank[rows[:-1]]
+    rows = rows_where((program.kind == Kind.SEND) | (program.kind == Kind.RECV))
+    times, ranks = look_up(moment, rows), look_up(program.rank, rows)
+    later = times[1:] > times[:-1]
+    later |= ranks[1:] != ranks[:-1]
     return bool(later.all()) and _agrees(moment, links.messages) and _agrees(moment, links.sums)
 
 
 def _agrees(moment: Array, ends: Ends) -> bool:
-    return np.array_equal(moment[ends.first], moment[ends.second])
+    return bool((look_up(moment, ends.first) == look_up(moment, ends.second)).all())

@@ -105,6 +105,19 @@ def test_without_a_cycle_everything_happens(way: Callable[..., Any], graph: Grap
     assert (ends < NEVER).all() and proven(graph[0], graph[1], ends)
 
 
+@pytest.mark.parametrize("way", [sweep, one_by_one, lane_by_lane])
+@settings(deadline=None, max_examples=100)
+@given(graph=graphs(), data=st.data())
+def test_several_answers_at_once(
+    way: Callable[..., Any], graph: Graph, data: st.DataObject
+) -> None:
+    """Durations swept together give what each of them gives alone, with cycles and without."""
+    waits, duration, lane = graph
+    other = np.array([data.draw(st.integers(1, 9)) for _ in duration], int)
+    both = way(waits, np.stack([duration, other]), lane)
+    assert np.array_equal(both, [way(waits, one, lane) for one in (duration, other)])
+
+
 @settings(deadline=None, max_examples=200)
 @given(graph=graphs(cycles=False), data=st.data())
 def test_the_proof_finds_every_wrong_result(graph: Graph, data: st.DataObject) -> None:
