@@ -18,6 +18,7 @@ from torch.distributed import Work
 
 from pipec.program.graph import Channels
 from pipec.runtime.links import Link
+from pipec.runtime.threads import FAREWELL
 from pipec.runtime.wires import Post
 
 
@@ -120,7 +121,7 @@ class StrictWire:
         """
         for queue in self._queues.values():
             queue.put("end")
-        deadline = monotonic() + 1.0
+        deadline = monotonic() + FAREWELL
         for thread in set(self._threads) - {current_thread()}:
             thread.join(max(deadline - monotonic(), 0.0))
 

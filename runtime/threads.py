@@ -1,8 +1,13 @@
-"""Gloo's own threads, kept from getting in the way of the main thread."""
+"""Threads beside the main one: how long they are waited for; gloo's own, kept out of its way."""
 
 import contextlib
 import os
 from pathlib import Path
+
+FAREWELL = 10.0
+"""Seconds that a thread has to end before the interpreter does: more than a store takes to answer,
+or a busy machine to run it. One that is still inside C++ then aborts the process.
+"""
 
 
 def calm_gloo_threads() -> None:

@@ -17,6 +17,7 @@ from pipec.findings import Place
 from pipec.program.program import Program
 from pipec.runtime.errors import PipelineError
 from pipec.runtime.links import Closable
+from pipec.runtime.threads import FAREWELL
 from pipec.runtime.watch.progress import BEAT, IDLE, MODE, POSITION, REASON, STEP, Board, Seen
 from pipec.runtime.watch.story import Scene
 from pipec.source import Span
@@ -152,7 +153,7 @@ class Watchdog:
         self._ended.set()
         for thread in (self._thread, self._closing):
             if thread.is_alive() and threading.current_thread() is not thread:
-                thread.join(2.0)
+                thread.join(FAREWELL)
 
     # --- the thread -------------------------------------------------------------------------------
 

@@ -93,6 +93,43 @@ def test_a_script_that_does_not_close(tmp_path: Path) -> None:
         assert "Error" not in errors and "terminate called" not in errors
 
 
+SLOW = """
+import sys, time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import pipec
+from pipec.runtime import Pipeline
+
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+
+
+class Slow:
+    def check(self, keys):
+        store.wait(["never"], timedelta(seconds=3))
+
+
+plan = pipec.compile("1f1b", P=1, M=1)
+pipe = Pipeline(plan, {0: nn.Linear(4, 4)}, loss_fn=nn.functional.mse_loss)
+pipe.step(torch.ones(1, 4), torch.zeros(1, 4))
+pipe._watchdog._store = Slow()
+time.sleep(0.5)
+"""
+
+
+def test_a_script_that_ends_while_its_store_answers_slowly() -> None:
+    """The watchdog's thread is waited for: within C++ it would abort the interpreter that ends."""
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", SLOW], capture_output=True, text=True, env=environment, timeout=LIMIT
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_the_runtime_comes_with_its_first_use() -> None:
     """`import pipec` is enough for `pipec.runtime`, and leaves torch alone until then."""
     lines = [
