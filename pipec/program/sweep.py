@@ -76,33 +76,73 @@ def _one_by_one(waits: Array, duration: Array, begins: Array) -> Array:
     that one; the fastest for few lanes. Further answers follow the order that the first one finds.
     """
     several = duration.reshape(-1, duration.shape[-1])
-    first, order = _first_answer(waits, several[0], begins)
+    if len(waits) <= 3 and _in_turn(waits[0], begins):
+        end, order = _by_two(waits[1:], several[0], begins)
+    else:
+        end, order = _by_four(waits, several[0], begins)
+    first = [NEVER if time < 0 else time for time in end[:-1]]
     ends = [first]
     if len(several) > 1:
         happened = np.array(order, np.intp)
-        columns = [order, *_four(waits.take(happened, axis=1), len(first))]
+        columns = [order, *_lists(waits.take(happened, axis=1), len(first), 4)]
         ends += [_following(columns, row.take(happened), len(first)) for row in several[1:]]
     return np.array(ends, np.int64).reshape(duration.shape)
 
 
-def _four(waits: Array, none: int) -> list[list[int]]:
-    """What each event waits for, as four lists."""
+def _in_turn(row: Array, begins: Array) -> bool:
+    """Whether each event waits for the one before it in its lane."""
+    before = np.arange(-1, len(row) - 1)
+    before[begins] = len(row)
+    return bool((row == before).all())
+
+
+def _lists(waits: Array, none: int, count: int) -> list[list[int]]:
+    """What each event waits for, as so many lists."""
     rows = [row.tolist() for row in waits]
-    return rows + [[none] * waits.shape[1]] * (4 - len(rows))
+    return rows + [[none] * waits.shape[1]] * (count - len(rows))
 
 
-def _first_answer(waits: Array, duration: Array, begins: Array) -> tuple[list[int], list[int]]:
-    """When each event ends, and all events that do, in an order in which they can happen."""
-    count = len(duration)
-    one, two, three, four = _four(waits, count)
-    spans = duration.tolist()
+def _by_two(waits: Array, duration: Array, begins: Array) -> tuple[list[int], list[int]]:
+    """When each event ends, -1 where it does not, and all that do, in an order in which they can.
+
+    Each waits for the one before it in its lane, and for at most two others.
+    """
+    count, spans, head = len(duration), duration.tolist(), begins.tolist()
+    one, two = _lists(waits, count, 2)
+    stop, last = [*head[1:], count], [0] * len(head)
     end = [-1] * count + [0]
-    head = begins.tolist()
-    stop = [*head[1:], count]
     happened: list[int] = []
     waiting: dict[int, list[int]] = {}
     able = list(range(len(head)))
     for lane in able:  # which grows meanwhile
+        time = last[lane]
+        for event in range(head[lane], stop[lane]):
+            x, y = end[one[event]], end[two[event]]
+            if x < 0 or y < 0:
+                head[lane], last[lane] = event, time
+                waiting.setdefault(one[event] if x < 0 else two[event], []).append(lane)
+                break
+            if x > time:
+                time = x
+            if y > time:
+                time = y
+            end[event] = time = time + spans[event]
+            happened.append(event)
+            if event in waiting:
+                able += waiting.pop(event)
+    return end, happened
+
+
+def _by_four(waits: Array, duration: Array, begins: Array) -> tuple[list[int], list[int]]:
+    """The same where each waits for at most four, whichever these are."""
+    count, spans, head = len(duration), duration.tolist(), begins.tolist()
+    one, two, three, four = _lists(waits, count, 4)
+    stop = [*head[1:], count]
+    end = [-1] * count + [0]
+    happened: list[int] = []
+    waiting: dict[int, list[int]] = {}
+    able = list(range(len(head)))
+    for lane in able:
         for event in range(head[lane], stop[lane]):
             a, b, c, d = one[event], two[event], three[event], four[event]
             x, y, z, w = end[a], end[b], end[c], end[d]
@@ -117,7 +157,7 @@ def _first_answer(waits: Array, duration: Array, begins: Array) -> tuple[list[in
             happened.append(event)
             if event in waiting:
                 able += waiting.pop(event)
-    return [NEVER if time < 0 else time for time in end[:count]], happened
+    return end, happened
 
 
 def _following(columns: list[list[int]], duration: Array, count: int) -> list[int]:
