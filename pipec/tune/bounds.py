@@ -52,6 +52,12 @@ def bounds(shop: Shop, most: Sequence[int]) -> Bound:
     return Bound(busiest, chain, max(chain, *map(_one_machine, ranks), *windows, *areas))
 
 
+def margins(shop: Shop, most: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
+    """`[line][number]`: the least time before each operation, and the least time behind it."""
+    net = _net(shop, most)
+    return _heads(net), [tails[::-1] for tails in _heads(_reversed(net))]
+
+
 @dataclass(frozen=True)
 class _Net:
     """Lines with what they wait for, their least times, their least work, and what they keep."""

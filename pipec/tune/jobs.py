@@ -155,7 +155,7 @@ class Improve:
         return result_of(begin.certified("solver", solved.orders), 1)
 
 
-_SPANS = (60, 120, 200)
+_SPANS = (80, 160, 320)
 """About so many operations are free at a time, often those at the begin or at the end."""
 
 Job = Compile | Screen | Repeat | Climb | Solve | Improve

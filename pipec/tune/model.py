@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipec.program.effects import Kind
+from pipec.tune.bounds import margins
 from pipec.tune.replay import Replay
 
 Array = NDArray[Any]
@@ -44,7 +45,11 @@ class Model:
         self.horizon = int(ends[0])
         self.makespan = model.new_int_var(least, max(self.horizon, least), "makespan")
         model.add_hint(self.makespan, self.horizon)
-        self.begin = {one: model.new_int_var(0, self.horizon, "") for one in self._all()}
+        heads, self.tails = self._margins()
+        self.begin = {
+            (line, k): model.new_int_var(min(heads[line][k], self.horizon), self.horizon, "")
+            for line, k in self._all()
+        }
         self.end = {one: model.new_int_var(0, self.horizon, "") for one in self._all()}
         self.joined: dict[tuple[Operation, Operation], Any] = {}
         self._joins()
@@ -54,6 +59,15 @@ class Model:
         self._lines()
         self._hint(order, finish[0])
         model.minimize(self.makespan)
+
+    def _margins(self) -> tuple[list[list[int]], list[list[int]]]:
+        """The least time before and behind each operation: nothing where some may be joined, since
+        what is in one unit begins and ends together.
+        """
+        if self.replay.joined:
+            none = [[0] * line.total for line in self.lines]
+            return none, none
+        return margins(self.shop, self.most)
 
     def _all(self) -> list[Operation]:
         return [(n, k) for n, line in enumerate(self.lines) for k in range(line.total)]
@@ -88,7 +102,7 @@ class Model:
         """What waits for what, in each line and between lines."""
         for number, k in self._all():
             begin, end = self.begin[number, k], self.end[number, k]
-            self.model.add(self.makespan >= end)
+            self.model.add(self.makespan >= end + self.tails[number][k])
             if self.lines[number].kind != Kind.W:
                 for earlier, delay in self.shop.before[number]:
                     self.model.add(begin >= self.end[earlier, k] + delay)

@@ -31,8 +31,13 @@ _STEPS, _NEAR = 120, 1.05
 _CYCLES, _FIRST, _LATER = 4, 2, 2
 """Cycles in a round; rounds before policies; cycles in a round among which orders are moved."""
 
-_SOLVED, _PROOF, _EFFORT = 150, 10.0, 2.0
-"""Schedules of so many operations are solved as a whole, with so much effort; others in pieces."""
+_SOLVED, _PROOF, _EFFORT = 400, 8.0, 2.0
+"""Schedules of so many operations are solved as a whole first of all, with so much effort; spans of
+time of others with less.
+"""
+
+_WHOLE, _LATE = 1500, 4
+"""Schedules of so many operations are solved as a whole too, for their bound, in later rounds."""
 
 _MOVED = 30_000
 """Larger schedules are not moved about: the library, blocks and policies have to do."""
@@ -59,6 +64,8 @@ def rounds(known: Known) -> Iterator[tuple[str, list[Job]]]:
     number = 0
     while searched:
         jobs = [*_cycles(known, openings, _LATER), *_improvements(known, number)]
+        if number >= _LATE and available():
+            jobs += _widest(known, number)
         if not jobs:
             return
         yield "orders", jobs
@@ -138,6 +145,17 @@ def _is_shorter(known: Known, sketch: Sketch) -> bool:
 def _proofs(known: Known) -> list[Job]:
     best = [one for one in known.front if _size(one, known.setting) <= _SOLVED]
     return [Solve(trial, _PROOF, trial is known.front[0]) for trial in best]
+
+
+def _widest(known: Known, number: int) -> list[Job]:
+    """The schedule of the front with the largest gap, as a whole, with more and more effort."""
+    small = [one for one in known.front if _size(one, known.setting) <= _WHOLE]
+    gaps = [float(one.makespan / (known.bound(one.layout, one.peak) or 1)) - 1 for one in small]
+    order = sorted(range(len(small)), key=lambda at: -gaps[at])
+    open_ones = [small[at] for at in order if gaps[at] > 1e-9]
+    if not open_ones:
+        return []
+    return [Solve(open_ones[number % min(len(open_ones), _LATE)], _PROOF + number)]
 
 
 def _size(trial: Trial, setting: Setting) -> int:

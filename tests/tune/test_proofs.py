@@ -9,7 +9,8 @@ from brute import shortest
 from pipec.program.costs import Costs
 from pipec.program.memory import Memory
 from pipec.program.placement import Flow, Placement
-from pipec.tune.bounds import bounds
+from pipec.tune import model
+from pipec.tune.bounds import bounds, margins
 from pipec.tune.orders import order_of
 from pipec.tune.recipe import Recipe, Trial, tried
 from pipec.tune.replay import Replay
@@ -80,6 +81,35 @@ def test_what_is_solved_can_be_certified() -> None:
     assert isinstance(trial, Trial)
     assert trial.makespan * one.ticks == solved.makespan
     assert trial.peak <= 2
+
+
+def test_margins_are_kept_by_every_order() -> None:
+    """In the shortest order, too, no operation begins before its head or ends behind its tail."""
+    if not available():
+        pytest.skip("OR-Tools is not installed: pip install 'pipec[tune]'")
+    for placed, most in (([0, 1, 2], 2), ([0, 1, 1, 0], 3)):
+        one = shop(placed, 4, COSTS[1])
+        replay = Replay(one)
+        heads, tails = margins(one, [most] * one.ranks)
+        solved = solve(replay, [most] * one.ranks, simple(one, replay), 0, 5.0)
+        for makespan, order in solved.orders:
+            _, finish = replay.ends(order[None])
+            for rank, units in enumerate(model.placed(replay, order)):
+                for place, (code, [(line, number)]) in enumerate(units):
+                    end = int(finish[0, rank, place])
+                    assert end - replay.units.duration[code] >= heads[line][number]
+                    assert end + tails[line][number] <= makespan
+
+
+def test_a_schedule_of_some_hundred_operations_is_proved() -> None:
+    """V on 4 ranks with 8 microbatches within 3 activations: what is found is the shortest."""
+    if not available():
+        pytest.skip("OR-Tools is not installed: pip install 'pipec[tune]'")
+    one = shop([0, 1, 2, 3, 3, 2, 1, 0], 8, COSTS[0])
+    replay = Replay(one)
+    solved = solve(replay, [6] * 4, simple(one, replay), bounds(one, [6] * 4).best, 4.0)
+    assert one.size == 192
+    assert solved.makespan == solved.bound == 53 * one.ticks
 
 
 def test_pairs_are_solved() -> None:
