@@ -1,6 +1,6 @@
 """Fronts: when the two ends of each message are posted, and which message it then waits for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,8 +70,8 @@ def _of_launches(
 ) -> Fronts:
     """A message waits in its queue for all of the launch before: for its last member.
 
-    It is ready when all of its own launch is posted, at both ends. A launch makes an operation
-    late by its last member.
+    It is ready when all of its own launch is posted, at both ends. Where a SEND completes apart
+    from its RECV, it is ready when it has its credit, too.
     """
     table, end, nobody = links.program, time.end, len(graph)
     launch, unit, queue = launch_of(table), table.unit_before, queue_before(table, topology)
@@ -87,32 +87,45 @@ def _of_launches(
     before[launch[rows]] = ahead[rows]
 
     sent, received = launch[links.messages.first], launch[links.messages.second]
-    messages = graph.event[links.messages.second]
+    sends, messages = graph.event[links.messages.first], graph.event[links.messages.second]
     ready, front = begin.copy(), np.full(nobody + 1, nobody)
+    if not np.array_equal(sends, messages):
+        credit = np.append(end[graph.row], 0)[graph.waits[2, sends]]
+        ready[sends] = np.maximum(posted[sent], credit)
+        front[sends] = np.where(before[sent] >= 0, graph.event[before[sent]], nobody)
     ready[messages] = np.maximum(posted[sent], posted[received])
     one, other = before[sent], before[received]
     times = np.append(end, -1)
     nearest = np.where(times[one] > times[other], one, other)
     front[messages] = np.where(nearest >= 0, graph.event[nearest], nobody)
-    late = partial(_late_by_last, graph, time, begin, last[received], messages)
+    sides = ((sends, sent), (messages, received))
+    late = partial(_late_by_last, graph, time, begin, np.where(front < nobody, ready, begin), sides)
     return Fronts(ready, front, late)
 
 
 def _late_by_last(
-    graph: Graph, time: Timeline, begin: Array, last: Array, messages: Array
+    graph: Graph, time: Timeline, begin: Array, free: Array, sides: Sequence[tuple[Array, Array]]
 ) -> Array:
-    """`last` has for each message the row that is the last of the launch that it is received in."""
+    """A launch makes an operation late by its last members, as far as none of them would be later
+    even if it waited in no queue.
+
+    free: when each event could begin without its queues. sides: events with the launch they are in.
+    """
     table, alone = graph.table, len(graph) - graph.launches
     known = _ends(graph, time)
-    done = np.zeros(len(table), np.int64)
-    np.maximum.at(done, launch_of(table), time.end)
-    known[alone:-1] = done[launch_of(table)[graph.row[alone:]]]
-    waited = _lateness(graph, begin, known)
+    sooner = known - np.maximum(begin - free, 0)
+    launch, done, through = launch_of(table), *np.zeros((2, len(table)), np.int64)
+    for events, launches in sides:
+        np.maximum.at(done, launches, known[events])
+        np.maximum.at(through, launches, sooner[events])
+    ends = known.copy()
+    ends[alone:-1] = done[launch[graph.row[alone:]]]
     by_launch = np.zeros(len(table), np.int64)
-    np.maximum.at(by_launch, launch_of(table)[graph.row], waited[:-1])
+    np.maximum.at(by_launch, launch[graph.row], _lateness(graph, begin, ends)[:-1])
     late = np.zeros(len(graph) + 1, np.int64)
-    is_last = time.end[graph.row[messages]] == time.end[last]
-    late[messages] = np.where(is_last, by_launch[launch_of(table)[graph.row[messages]]], 0)
+    for events, launches in sides:
+        spared = np.minimum(by_launch[launches], (done - through)[launches])
+        np.maximum.at(late, events, np.where(known[events] == done[launches], spared, 0))
     return late
 
 

@@ -17,8 +17,12 @@ from pipec.compiler import Settings, build, certify
 from pipec.program.costs import Costs, durations
 from pipec.program.graph import Channels, Topology, event_graph
 from pipec.program.links import Links
+from pipec.program.memory import Memory
 from pipec.program.program import Program
+from pipec.program.reading import parse_listing
 from pipec.simulate.timeline import Timeline, simulate
+from pipec.source import Source
+from pipec.verify.certificate import verify
 from pipec.verify.dataflow import dataflow
 from pipec.verify.head_of_line import head_of_line
 from pipec.verify.matching import in_order
@@ -120,3 +124,40 @@ def test_the_default_lowering_is_not_blocked_under_pair(
     """One queue per pair of ranks costs a library schedule nothing but the wire's own time."""
     settings = Settings(Costs.of({"send": send}))
     assert certify(build(*base, settings), settings).warnings == ()
+
+
+SPARED = """
+ranks 3
+flow x microbatches 2 ranks 1 2 backward false
+flow w microbatches 1 ranks 0 0 backward false
+flow z microbatches 1 ranks 0 1 backward false
+
+rank 0:
+    F     w 0 0
+    F     z 0 0
+    SEND  F z 1 0 -> 1
+    F     w 1 0
+
+rank 1:
+    F     x 0 0
+    RECV  F z 1 0 <- 0
+    SEND  F x 1 0 -> 2
+    F     x 0 1
+    SEND  F x 1 1 -> 2
+    F     z 1 0
+
+rank 2:
+    RECV  F x 1 0 <- 1
+    & RECV  F x 1 1 <- 1
+    F     x 1 0
+    F     x 1 1
+"""
+
+
+def test_no_warning_where_the_launch_is_as_late_by_itself() -> None:
+    """A message waits in its queue, and the other one of its launch is not there earlier."""
+    program = parse_listing(Source("x.listing", SPARED))
+    assert verify(program, Costs(), Memory(), Channels("rank")).warnings == ()
+    apart = parse_listing(Source("x.listing", SPARED.replace("& RECV", "RECV")))
+    (warning,) = verify(apart, Costs(), Memory(), Channels("rank")).warnings
+    assert warning.code == "head-of-line" and "SEND F x 1 0 -> 2" in warning.message
