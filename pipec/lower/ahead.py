@@ -81,14 +81,14 @@ class _Timed:
     @property
     def makespan(self) -> int:
         """When the last compute ends, in ticks."""
-        return int(self.swept.timeline.end[self.program.compute].max(initial=0))
+        return int(self.swept.end[self.program.compute].max(initial=0))
 
     @property
     def witnessed(self) -> Program:
         """The program, with these times as what it claims."""
         if self.program.witness is None:
             return self.program
-        claimed = Witness(self.program.witness.moment, self.swept.timeline.end)
+        claimed = Witness(self.program.witness.moment, self.swept.end)
         return replace(self.program, witness=claimed)
 
 

@@ -42,7 +42,7 @@ def lower(order: Order, costs: Costs) -> Program:
         placing, time = simulate_both(graph, serial, durations(order, costs))
     else:
         placing = time = simulate(graph, serial)
-    return projected(order, moments(order, placing), time.timeline.end)
+    return projected(order, moments(order, placing), time.end)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from math import ceil, lcm
 from typing import Any
 
@@ -101,6 +102,12 @@ class Costs:
     def differ(self) -> bool:
         """Whether some time differs from stage to stage."""
         return any(isinstance(time, tuple) for time in self.times.values())
+
+    @cached_property
+    def by_kind(self) -> tuple[Array, int]:
+        """`per_stage` where stages are alike and no chunk is opened, in a narrow column."""
+        ticks, scale = per_stage(self, 1)
+        return ticks.astype(narrow(_most(self, scale)), copy=False), scale
 
     def part(self, key: str, part: Part, stage: int, parts: Layout) -> Fraction:
         """The time of one compute part: as stated, or an equal share of the chunk's time.
@@ -200,12 +207,12 @@ def durations(table: Table, costs: Costs, serial: bool | None = None) -> Duratio
     """The time of every row of a table. `serial` overrides how pairs run."""
     serial = costs.serial if serial is None else serial
     layouts = table.placement.layouts
-    stages = int(table.placement.stages.max()) if costs.differ else 1
-    by_kind, scale = per_stage(costs, stages, layouts)
-    by_kind = by_kind.astype(narrow(_most(costs, scale)), copy=False)
-    ticks = look_up(by_kind[:, 0], table.kind)
     if costs.differ:
+        by_kind, scale = per_stage(costs, int(table.placement.stages.max()), layouts)
         ticks = by_kind[table.kind, _stages(table, costs)]
+    else:
+        by_kind, scale = per_stage(costs, 1, layouts) if layouts else costs.by_kind
+        ticks = look_up(by_kind.ravel(), table.kind)
     if costs.pairs:
         put_pairs(table, *between(costs, scale), ticks)
     if layouts:

@@ -1,6 +1,7 @@
 """When each instruction runs: the longest path through the event graph, in ticks."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,17 +38,34 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Swept:
-    """A predicted timeline of a graph, the events that never happen, and what proves it right.
+    """The sweep of a graph: a predicted timeline, and what proves it right.
 
     `rises` numbers the ends of events so that it rises along every edge of the graph, even where a
     duration is 0; `spans` is what it rises by (see `sweep.proven`).
     """
 
     graph: Graph
-    timeline: Timeline
-    stuck: Array
+    durations: Durations
+    hops: int
     spans: Array
     rises: Array
+
+    @cached_property
+    def stuck(self) -> Array:
+        """The events that never happen."""
+        return (self.rises >= NEVER).nonzero()[0]
+
+    @cached_property
+    def end(self) -> Array:
+        """When each row ends, in ticks."""
+        return look_up(self.rises // self.hops, self.graph.event)
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """When each row begins and ends."""
+        begin = look_up((self.rises - self.spans) // self.hops, self.graph.event)
+        scale, serial = self.durations.scale, self.durations.serial
+        return Timeline(self.graph.table, begin, self.end, scale, serial)
 
 
 def simulate(graph: Graph, durations: Durations) -> Swept:
@@ -57,14 +75,14 @@ def simulate(graph: Graph, durations: Durations) -> Swept:
     rise along every edge, and the ticks are read off by one division.
     """
     hops, spans = _spans(graph, durations)
-    return _swept(graph, durations, hops, spans, sweep(graph.waits, spans, graph.lane))
+    return Swept(graph, durations, hops, spans, sweep(graph.waits, spans, graph.lane))
 
 
 def simulate_both(graph: Graph, first: Durations, second: Durations) -> tuple[Swept, Swept]:
     """Sweep a graph with two durations at once, in less time than one after the other."""
     one, other = _spans(graph, first), _spans(graph, second)
     rises = sweep(graph.waits, np.stack([one[1], other[1]]), graph.lane)
-    return _swept(graph, first, *one, rises[0]), _swept(graph, second, *other, rises[1])
+    return Swept(graph, first, *one, rises[0]), Swept(graph, second, *other, rises[1])
 
 
 def _spans(graph: Graph, durations: Durations) -> tuple[int, Array]:
@@ -77,14 +95,6 @@ def _spans(graph: Graph, durations: Durations) -> tuple[int, Array]:
         if int(ticks.max()) * hops * hops >= NEVER:
             raise too_large("costs")
     return hops, ticks * hops + 1
-
-
-def _swept(graph: Graph, durations: Durations, hops: int, spans: Array, rises: Array) -> Swept:
-    ends = rises // hops
-    end = look_up(ends, graph.event)
-    begin = look_up((rises - spans) // hops, graph.event)
-    time = Timeline(graph.table, begin, end, durations.scale, durations.serial)
-    return Swept(graph, time, (rises >= NEVER).nonzero()[0], spans, rises)
 
 
 def predict(graph: Graph, durations: Durations) -> Timeline:

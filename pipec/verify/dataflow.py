@@ -212,7 +212,8 @@ def _pairs(program: Program) -> list[Finding]:
     one, other = program.operation.take(first), program.operation.take(second)
     one, other = np.where(forward, one, other), np.where(forward, other, one)
     placement = program.placement
-    good &= other - one != placement.distance(placement.flow_of(other), 1, 0)
+    flow = placement.flow_of(other) if len(placement.flows) > 1 else 0
+    good &= other - one != placement.distance(flow, 1, 0)
     findings = []
     for at in np.flatnonzero(~good)[:MOST].tolist():
         where = places(program, int(first[at]), int(second[at]))
