@@ -1,4 +1,4 @@
-"""Jobs in rounds: the library, blocks, cycles, policies, then cycles and orders near the best."""
+"""Jobs in rounds: the library, blocks, policies, proofs, then cycles and orders near the best."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,8 +28,8 @@ _SCREENED, _COMPILED = 256, 24
 _STEPS, _NEAR = 120, 1.05
 """Steps of a climb; how much longer than the shortest is what others are looked for around."""
 
-_CYCLES, _FIRST, _LATER = 4, 2, 2
-"""Cycles in a round; rounds before policies; cycles in a round among which orders are moved."""
+_CYCLES, _LATER = 4, 1
+"""Cycles in the first round, and in each round in which orders are moved."""
 
 _SOLVED, _PROOF, _EFFORT = 400, 8.0, 2.0
 """Schedules of so many operations are solved as a whole first of all, with so much effort; spans of
@@ -56,11 +56,10 @@ def rounds(known: Known) -> Iterator[tuple[str, list[Job]]]:
         yield "blocks", _blocks(setting)
     searched = setting.layers is None
     openings = list(_openings(known)) if available() and searched else []
-    for _ in range(_FIRST):
-        yield "cycles", _cycles(known, openings, _CYCLES)
     yield from _policies(known)
     if available() and searched:
         yield "proofs", _proofs(known)
+    yield "cycles", _cycles(known, openings, _CYCLES)
     number = 0
     while searched:
         jobs = [*_cycles(known, openings, _LATER), *_improvements(known, number)]
