@@ -122,7 +122,7 @@ def tightened(
     The known one may be of another timing: its turns are what counts.
     """
     model = _Model(shop, timing, known.each)
-    least = timing.work(shop) * known.each
+    least = max(timing.work(shop) * known.each, 1)
     longest = max(least, sum(timing.duration))
     period = model.new(least, longest)
     model.limit(period, known.turns, most, longest)

@@ -45,7 +45,7 @@ class Search:
     def _rough(self) -> Iterator[Cycle]:
         """In slots: the least period of one microbatch, or shorter ones of two."""
         timing = slots(self.shop)
-        least = period = max(timing.work(self.shop), self._lives(timing))
+        least = period = max(timing.work(self.shop), self._lives(timing), 1)
         one = None
         for _ in range(_TRIES):
             one = self._cycle(timing, 1, period, None)

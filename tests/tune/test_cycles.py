@@ -59,3 +59,10 @@ def test_no_period_is_shorter_than_the_work_of_a_rank() -> None:
     """Then there is no cycle."""
     shop = shop_at(EVEN, placed("linear", 1, EVEN))
     assert cycle_of(shop, ticks(shop), [2, 2], 1, 3 * shop.ticks - 1, 1.0) is None
+
+
+def test_what_costs_nothing_has_a_period_too() -> None:
+    """Of one tick; nothing divides by it."""
+    setting = Setting(2, 4, Costs.of({"F": 0, "B": 0, "W": 0}))
+    found = Repeat("v", 2, Fraction(1)).run(setting)
+    assert all(one.makespan == 0 for one in found.trials)
