@@ -36,6 +36,8 @@ def prove_family(
             if proof.outcome == "failed":
                 tally.failed = proof.sizes
                 break
+    if not tally.counts["certified"]:  # nothing was proved: the first size says why
+        tally.failed = tally.failed or family[0]
     tally.seconds = time.perf_counter() - begin
     if form == "json":
         emit(_json(tally))

@@ -48,6 +48,15 @@ def test_the_first_failure_ends_it_and_is_explained() -> None:
     assert "error[memory-limit]: rank 0 holds more than the limit" in done.stderr
 
 
+def test_a_sweep_that_proves_nothing_fails() -> None:
+    """Where no size is legal, the first one says why, and the status is 1."""
+    done = pipec(*"verify dualpipe P=3 --for M=6..8 --format json".split())
+    assert done.exit_code == 1
+    said = json.loads(done.stdout)
+    assert (said["ok"], said["refused"]) == (False, 3) and said["failed"] == {"P": 3, "M": 6}
+    assert "requirement not met" in pipec(*"verify dualpipe P=3 --for M=6..8".split()).stderr
+
+
 @pytest.mark.slow
 def test_proofs_come_in_the_order_of_the_family() -> None:
     """However many processes prove, the outcomes are those of the sizes asked for, in order."""
