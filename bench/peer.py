@@ -23,8 +23,8 @@ from itertools import accumulate, product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+from pipec.order.follow import HELD
 from pipec.order.lines import Line, Lines, clock, makespan
-from pipec.order.periodic import HELD
 from pipec.program.costs import Costs
 from pipec.program.effects import Kind
 from pipec.program.placement import Flow, Placement

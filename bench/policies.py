@@ -26,9 +26,9 @@ from pipec.language import read
 from pipec.language.syntax import Every
 from pipec.library import find, only_schedule
 from pipec.order.best import BLOCKS, POLICIES
+from pipec.order.follow import Manner, Plan, follow
 from pipec.order.greedy import decide
 from pipec.order.lines import Clock, Lines, clock, makespan
-from pipec.order.periodic import follow
 from pipec.order.policy import stated_policy
 from pipec.order.schedule import Schedule, bind
 from pipec.order.slots import stated_blocks
@@ -213,9 +213,14 @@ def candidates(schedule: Schedule) -> tuple[Lines, list[Run]]:
     """What makes the candidate orders of a schedule from times."""
     if isinstance(schedule.program, Every):
         blocks = stated_blocks(schedule)[0][0]
-        return blocks.lines, [partial(follow, blocks, manner=manner) for _, manner in BLOCKS]
+        return blocks.lines, [partial(followed, blocks, manner) for _, manner in BLOCKS]
     policy = stated_policy(schedule).policy
     return policy.lines, [partial(decide, policy, patience=patience) for _, patience in POLICIES]
+
+
+def followed(plan: Plan, manner: Manner, times: Clock) -> Sequence[int]:
+    """The sequence that a plan makes."""
+    return follow(plan, times, manner).sequence
 
 
 def rate(run: Callable[[], object], seconds: float = 0.3) -> float:

@@ -1,33 +1,37 @@
 """Policies and building blocks -> orders: several are made in simulated time, the shortest is kept.
 
 Among the candidates always stands the one made at unit costs: at measured costs list scheduling is
-short-sighted, and a regular order, merely executed, is often the better one.
+short-sighted, and a regular order, merely executed, is often the better one. From all of them
+shorter ones are made (`shorten.py`).
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import TypeVar
+from functools import partial
 
 from pipec.findings import Finding, Stop
 from pipec.language import syntax as s
 from pipec.order.count import chunk_name
 from pipec.order.dispatch import Patience
-from pipec.order.greedy import Refusal, decide
+from pipec.order.follow import ALWAYS, Manner, Plan, bounds_of, follow
+from pipec.order.greedy import Policy, Refusal, decide
 from pipec.order.lines import Clock, Lines, clock, makespan, order_of
-from pipec.order.periodic import ALWAYS, Blocks, Manner, follow
 from pipec.order.policy import refused, stated_policy
 from pipec.order.schedule import Schedule
+from pipec.order.shorten import shortened, shortest_possible
 from pipec.order.slots import stated_blocks
+from pipec.order.waves import waves
 from pipec.program.costs import Costs
 from pipec.program.effects import Kind
 from pipec.program.program import Order, Origins
 from pipec.source import Span
 
-T = TypeVar("T")
-
 AFFORDED = 400_000
 """Operations that all candidates have together; beyond that there are fewer of them."""
+
+SHORTENED = 100_000
+"""Operations that are run to make shorter orders from the candidates."""
 
 
 def _patience(weights: Fraction | int, others: Fraction | int = 0) -> Patience:
@@ -63,23 +67,52 @@ FEW = (BLOCKS[0], BLOCKS[1], BLOCKS[3])
 MOST_BLOCKS = 24
 
 
+Candidate = tuple[bool, Callable[[Clock], Sequence[int]]]
+"""Whether it is made at unit costs, and what makes it from times: nothing where it gets stuck."""
+
+
 def policy_order(schedule: Schedule) -> Order:
     """The shortest order that the schedule's policy makes. Raises `Stop` if it makes none."""
     stated = stated_policy(schedule)
-    lines = stated.policy.lines
+    policy, lines = stated.policy, stated.policy.lines
     refusals: list[Refusal] = []
 
-    def make(times: Clock, patience: Patience) -> Sequence[int]:
-        made = decide(stated.policy, times, patience)
+    def make(patience: Patience, times: Clock) -> Sequence[int]:
+        made = decide(policy, times, patience)
         if not isinstance(made, Refusal):
             return made
         refusals.append(made)
         return ()
 
-    sequence = _shortest(lines, schedule.costs, POLICIES, make)[0]
-    if not sequence:
+    best = _Best(lines, schedule.costs)
+    best.add([(at_unit, partial(make, patience)) for at_unit, patience in POLICIES], AFFORDED)
+    if not best.found:
         raise Stop(refused(stated, refusals[0]))
+    sequence = best.found[best.place]
+    if any(line.kind == Kind.W for line in lines.lines):
+        sequence = _shorter(policy, best)
     return order_of(lines, sequence, Origins(schedule.source, stated.spans))
+
+
+def _shorter(policy: Policy, best: "_Best") -> Sequence[int]:
+    """The shortest within a policy's limits, from what it makes itself and from regular orders.
+
+    Only where W is apart: a policy that fuses B and W is what it says, for its own sake.
+    """
+    lines = policy.lines
+    bounds = bounds_of(lines, [(limit.weights, limit.bound) for limit in policy.limits])
+    plans = [Plan(lines, order, bounds) for order in waves(lines)]
+    regular = [
+        (at_unit, partial(_whole, plan, Manner())) for plan in plans for at_unit in (True, False)
+    ]
+    spent = best.add(regular, SHORTENED // 2)
+    return shortened(lines, best.times, bounds, best.found, SHORTENED - spent)
+
+
+def _whole(plan: Plan, manner: Manner, times: Clock) -> Sequence[int]:
+    """What a plan makes, or nothing where it is not whole."""
+    made = follow(plan, times, manner).sequence
+    return made if len(made) == plan.lines.size else ()
 
 
 def block_order(schedule: Schedule) -> Order:
@@ -89,26 +122,21 @@ def block_order(schedule: Schedule) -> Order:
     assert isinstance(schedule.program, s.Every)
     blocks, spans = stated_blocks(schedule, _variants(schedule))
     lines = blocks[0].lines
-    cut: list[Sequence[int]] = []
-
-    def make(times: Clock, chosen: tuple[Blocks, Manner]) -> Sequence[int]:
-        made = follow(chosen[0], times, chosen[1])
-        if len(made) == lines.size:
-            return made
-        cut.append(made)
-        return ()
-
-    def each(block: Blocks) -> list[tuple[bool, tuple[Blocks, Manner]]]:
-        return [(at_unit, (block, manner)) for at_unit, manner in BLOCKS]
-
-    tried = each(blocks[0])
-    tried += [(at_unit, (one, manner)) for one in blocks[1:] for at_unit, manner in FEW]
-    found = _shortest(lines, schedule.costs, tried, make)
-    sequence, chosen = found
-    if chosen and chosen[0] is not blocks[0]:
-        sequence = _shortest(lines, schedule.costs, each(chosen[0]), make)[0]
-    if not sequence:
-        raise Stop(_stuck(blocks[0], cut[0], schedule.program.span))
+    tried = [(blocks[0], at_unit, manner) for at_unit, manner in BLOCKS]
+    tried += [(block, at_unit, manner) for block in blocks[1:] for at_unit, manner in FEW]
+    best = _Best(lines, schedule.costs)
+    best.add(
+        [(at_unit, partial(_whole, block, manner)) for block, at_unit, manner in tried], AFFORDED
+    )
+    if not best.found:
+        made = follow(blocks[0], best.unit, BLOCKS[0][1]).sequence
+        raise Stop(_stuck(blocks[0], made, schedule.program.span))
+    chosen = tried[best.first][0]
+    if chosen is not blocks[0]:
+        best.add(
+            [(at_unit, partial(_whole, chosen, manner)) for at_unit, manner in BLOCKS], AFFORDED
+        )
+    sequence = shortened(lines, best.times, blocks[0].bounds, best.found, SHORTENED)
     return order_of(lines, sequence, Origins(schedule.source, spans))
 
 
@@ -118,25 +146,42 @@ def _variants(schedule: Schedule) -> int:
     return max(1, min(MOST_BLOCKS, 1 + (candidates - len(BLOCKS)) // len(FEW)))
 
 
-def _shortest(
-    lines: Lines,
-    costs: Costs,
-    candidates: Sequence[tuple[bool, T]],
-    make: Callable[[Clock, T], Sequence[int]],
-) -> tuple[Sequence[int], T | None]:
-    """The first of the shortest candidates and what made it; nothing where all are empty."""
-    times, unit = clock(lines, costs), clock(lines, Costs())
-    best: Sequence[int] = ()
-    chosen, least = None, 0
-    for at_unit, manner in candidates[: max(1, AFFORDED // lines.size)]:
-        made = make(unit if at_unit else times, manner)
-        length = makespan(lines, times, made) if made else 0
-        if made and (not best or length < least):
-            best, chosen, least = made, manner, length
-    return best, chosen
+class _Best:
+    """The sequences that candidates make. The first of the shortest is made by candidate `first`,
+    and stands at `place` in what was found.
+    """
+
+    def __init__(self, lines: Lines, costs: Costs):
+        self.lines = lines
+        self.times, self.unit = clock(lines, costs), clock(lines, Costs())
+        self.found: list[Sequence[int]] = []
+        self.first = self.place = self._tried = self._least = 0
+        self._possible = shortest_possible(lines, self.times)
+
+    def add(self, candidates: Sequence[Candidate], afford: int) -> int:
+        """Try candidates, until none can be shorter; how many operations were run, if `afford`
+        allows more than one candidate.
+        """
+        size = self.lines.size
+        spent = 0
+        for at_unit, make in candidates[: max(1, afford // size)]:
+            if self.found and self._least <= self._possible:
+                break
+            made = make(self.unit if at_unit else self.times)
+            spent += size
+            if made:
+                self._note(made)
+            self._tried += 1
+        return spent
+
+    def _note(self, made: Sequence[int]) -> None:
+        length = makespan(self.lines, self.times, made)
+        if not self.found or length < self._least:
+            self._least, self.first, self.place = length, self._tried, len(self.found)
+        self.found.append(made)
 
 
-def _stuck(blocks: Blocks, made: Sequence[int], span: Span) -> Finding:
+def _stuck(blocks: Plan, made: Sequence[int], span: Span) -> Finding:
     """The finding for blocks that contradict each other: the first operation that never runs."""
     done = Counter(made)
     lines, placement = blocks.lines.lines, blocks.lines.placement
@@ -149,7 +194,8 @@ def _stuck(blocks: Blocks, made: Sequence[int], span: Span) -> Finding:
                 where = chunk_name(placement, name, line.rank, line.stage)
                 operation = f"{line.kind.name}({passed[number]}) of {where}"
                 message = f"the blocks get stuck: rank {line.rank} never runs {operation}"
-                expected = f"slots in which no rank holds more than {blocks.peak} at once"
+                most = blocks.bounds.most[line.rank][0]
+                expected = f"slots in which no rank holds more than {most} at once"
                 found = f"{len(made):,} of {blocks.lines.size:,} operations run"
                 return Finding("policy", message, span, expected, found)
             passed[number] += 1

@@ -19,10 +19,13 @@ NEVER = 1 << 200
 
 @dataclass(frozen=True)
 class Board:
-    """Per line when its operations can run, as far as that is known, and how many have begun."""
+    """Per line when its operations can run, as far as that is known; how many have begun; and when
+    those end.
+    """
 
     arrival: list[list[int]]
     done: list[int]
+    ended: list[list[int]]
 
     @classmethod
     def of(cls, lines: Lines) -> "Board":
@@ -30,12 +33,12 @@ class Board:
         arrival: list[list[int]] = [[] for _ in lines.lines]
         for number in lines.first:
             arrival[number] = [0] * lines.lines[number].total
-        return cls(arrival, [0] * len(lines.lines))
+        return cls(arrival, [0] * len(lines.lines), [[] for _ in lines.lines])
 
 
 def dispatch(lines: Lines, times: Clock, board: Board, choose: Choose) -> list[int]:
     """The lines that are taken, in the order of time; shorter than `lines.size` where all stops."""
-    done, duration = board.done, times.duration
+    done, ended, duration = board.done, board.ended, times.duration
     after = [
         list(zip(feed, delay, (lines.lines[number].rank for number in later), strict=True))
         for feed, later, delay in zip(
@@ -52,6 +55,7 @@ def dispatch(lines: Lines, times: Clock, board: Board, choose: Choose) -> list[i
         sequence.append(number)
         done[number] += 1
         free[here] = end = now + duration[number]
+        ended[number].append(end)
         heappush(wakes, end * ranks + here)
         for feed, delay, there in after[number]:
             when = end + delay

@@ -5,7 +5,8 @@ A list scheduler decides only which line goes next on a rank; the microbatch fol
 An order is then a sequence of line numbers, in any order in which each can run.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -70,14 +71,19 @@ class Lines:
 
     def feeds(self, arrival: list[list[int]]) -> list[list[Callable[[int], None]]]:
         """For each line what adds the time of an arrival to `arrival` of each line `after` it."""
-        return [
-            [self._feed(self.lines[number], self.lines[later], arrival[later]) for later in after]
-            for number, after in enumerate(self.after)
-        ]
+        sources = Counter(later for after in self.after for later in after)
+        joined = {later: _joined(arrival[later]) for later, count in sources.items() if count > 1}
+
+        def feed(number: int, later: int) -> Callable[[int], None]:
+            if later in joined:
+                return next(joined[later])
+            return self._feed(self.lines[number], self.lines[later], arrival[later])
+
+        return [[feed(number, later) for later in own] for number, own in enumerate(self.after)]
 
     def _feed(self, line: Line, later: Line, arrival: list[int]) -> Callable[[int], None]:
         slices = self.placement.flows[line.flow].slices
-        turns = STEP[line.kind] == Step.FORWARD and STEP[later.kind] == Step.BACKWARD
+        turns = {STEP[line.kind], STEP[later.kind]} == {Step.FORWARD, Step.BACKWARD}
         return _in_sequences(arrival, slices) if turns and slices > 1 else arrival.append
 
     @cached_property
@@ -110,6 +116,42 @@ def _in_sequences(arrival: list[int], slices: int) -> Callable[[int], None]:
     return add
 
 
+def _joined(arrival: list[int]) -> Iterator[Callable[[int], None]]:
+    """What adds the times of two lines: an operation arrives with the later of both."""
+    one: list[int] = []
+    two: list[int] = []
+
+    def adding(own: list[int], other: list[int]) -> Callable[[int], None]:
+        def add(time: int) -> None:
+            own.append(time)
+            at = len(own)
+            if len(other) >= at:
+                arrival.append(max(time, other[at - 1]))
+
+        return add
+
+    yield adding(one, two)
+    yield adding(two, one)
+
+
+class Mirrored(Lines):
+    """The same lines from the end to the begin: what waited is waited for."""
+
+    @cached_property
+    def after(self) -> list[list[int]]:
+        """For each line the lines that it waits for otherwise."""
+        return [[other for other, _ in own] for own in _before(self)]
+
+
+def _before(lines: Lines) -> list[list[tuple[int, int]]]:
+    """For each line what it waits for, and the place of it among all that waits for that."""
+    before: list[list[tuple[int, int]]] = [[] for _ in lines.lines]
+    for number, after in enumerate(Lines(lines.placement, lines.lines).after):
+        for place, later in enumerate(after):
+            before[later].append((number, place))
+    return before
+
+
 @dataclass(frozen=True)
 class Clock:
     """What lines cost, in whole ticks: `duration` of an operation; `delay` to each in `after`."""
@@ -138,12 +180,21 @@ def clock(lines: Lines, costs: Costs) -> Clock:
     return Clock(duration, delays)
 
 
-def makespan(lines: Lines, times: Clock, sequence: Sequence[int]) -> int:
-    """When a sequence ends that each rank runs in this order, every operation as soon as it can."""
+def mirrored(lines: Lines, times: Clock) -> tuple[Lines, Clock]:
+    """Lines and their times from the end to the begin."""
+    delay = [[times.delay[other][place] for other, place in own] for own in _before(lines)]
+    return Mirrored(lines.placement, lines.lines), Clock(times.duration, delay)
+
+
+def ends(lines: Lines, times: Clock, sequence: Sequence[int]) -> list[list[int]]:
+    """`[line][number]`: when each operation ends, if each rank runs its part of a sequence in this
+    order, every operation as soon as it can.
+    """
     arrival: list[list[int]] = [[] for _ in lines.lines]
     for number in lines.first:
         arrival[number] = [0] * lines.lines[number].total
     ready = [iter(times) for times in arrival]
+    ended: list[list[int]] = [[] for _ in lines.lines]
     free = [0] * lines.placement.ranks
     rank = [line.rank for line in lines.lines]
     duration = times.duration
@@ -156,9 +207,15 @@ def makespan(lines: Lines, times: Clock, sequence: Sequence[int]) -> int:
         if free[here] > begin:
             begin = free[here]
         free[here] = end = begin + duration[number]
+        ended[number].append(end)
         for append, delay in later[number]:
             append(end + delay)
-    return max(free, default=0)
+    return ended
+
+
+def makespan(lines: Lines, times: Clock, sequence: Sequence[int]) -> int:
+    """When a sequence ends, run as in `ends`."""
+    return max((own[-1] for own in ends(lines, times, sequence) if own), default=0)
 
 
 def order_of(lines: Lines, sequence: Sequence[int], origins: Origins) -> Order:

@@ -12,8 +12,8 @@ from pipec.findings import Finding, Stop
 from pipec.language import syntax as s
 from pipec.language.evaluate import Lanes, evaluate, spread
 from pipec.order.count import chunk_name
+from pipec.order.follow import HELD, Plan, held_at_most
 from pipec.order.lines import Line, Lines
-from pipec.order.periodic import HELD, Blocks
 from pipec.order.schedule import Schedule
 from pipec.order.select import Selection
 from pipec.program.effects import STEP, Kind, Step
@@ -34,8 +34,8 @@ class _Placed:
     span: Span
 
 
-def stated_blocks(schedule: Schedule, most: int = 1) -> tuple[list[Blocks], tuple[Span, ...]]:
-    """The blocks of a schedule, and the spans that their lines point to. Raises `Stop`.
+def stated_blocks(schedule: Schedule, most: int = 1) -> tuple[list[Plan], tuple[Span, ...]]:
+    """The blocks of a schedule as plans, and the spans that their lines point to. Raises `Stop`.
 
     First as they are stated, then, `most` in all, with the slots of later lines moved further back:
     where that collides nowhere and no rank holds more. A microbatch then has more time for its
@@ -55,21 +55,23 @@ def stated_blocks(schedule: Schedule, most: int = 1) -> tuple[list[Blocks], tupl
     spans = tuple(item.span for item in block.body if isinstance(item, s.Slot))
     lines, numbers = _lines(placed, schedule)
 
-    def made(of: list[list[_Placed]]) -> Blocks:
+    def made(of: list[list[_Placed]]) -> tuple[int, list[list[int]]]:
         ranks = enumerate(of)
         order = [_repetition(rank, own, numbers, lines, period, block) for rank, own in ranks]
         change = [HELD.get(line.kind, 0) for line in lines.lines]
         peaks = [max(accumulate(change[number] for number in own), default=0) for own in order]
-        return Blocks(lines, order, max(peaks, default=0))
+        return max(peaks, default=0), order
 
-    found = [made(placed)]
+    peak, order = made(placed)
+    found = [order]
     for moved in _moved(placed, period) if most > 1 else ():
-        other = made(moved)
-        if other.peak <= found[0].peak:
-            found.append(other)
+        other, order = made(moved)
+        if other <= peak:
+            found.append(order)
         if len(found) >= most:
             break
-    return found, spans
+    bounds = held_at_most(lines, peak)
+    return [Plan(lines, order, bounds) for order in found], spans
 
 
 LATER = 3
