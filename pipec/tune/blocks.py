@@ -7,6 +7,7 @@ how much is held; V-ZB, V-Half and V-Min are of this form (arXiv:2405.15362).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
@@ -81,9 +82,11 @@ def living(blocks: Sequence[Block], each: int) -> list[Block]:
     ]
 
 
-def shortest(blocks: Sequence[Block], replay: Replay, each: int = 5) -> list[Block]:
+def shortest(
+    blocks: Sequence[Block], replay: Replay, most: Fraction | float, each: int = 5
+) -> list[Block]:
     """Those that are shortest if each rank just does what stands on its slots: for every amount
-    held `each` of them, of those that hold no more.
+    held, up to the most, `each` of them, of those that hold no more.
     """
     ranks, at_once = replay.shop.ranks, replay.shop.fitting(len(blocks))
     run: list[tuple[int, int, int]] = []
@@ -91,13 +94,22 @@ def shortest(blocks: Sequence[Block], replay: Replay, each: int = 5) -> list[Blo
         some = blocks[begin : begin + at_once]
         orders = np.stack([repeated(replay, _cycle(block, ranks)) for block in some])
         ends = replay.ends(orders)[0].tolist()
-        held = [int(replay.held(order).max()) for order in orders]
+        held = [_peak(order, replay) for order in orders]
         run += zip(ends, held, range(begin, begin + len(some)), strict=True)
     kept: list[tuple[int, int, int]] = []
-    for end, peak, number in sorted(run):
-        if sum(peak >= other for _, other, _ in kept) < each:
-            kept.append((end, peak, number))
+    for end, amount, number in sorted(run):
+        if amount <= most and sum(amount >= other for _, other, _ in kept) < each:
+            kept.append((end, amount, number))
     return [blocks[number] for _, _, number in kept]
+
+
+def peak(block: Block, replay: Replay) -> int:
+    """The most that a rank holds if each just does what stands on its slots."""
+    return _peak(repeated(replay, _cycle(block, replay.shop.ranks)), replay)
+
+
+def _peak(order: Array, replay: Replay) -> int:
+    return int((replay.held(order) + np.array(replay.shop.base)).max())
 
 
 def _cycle(block: Block, ranks: int) -> Cycle:

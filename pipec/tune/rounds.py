@@ -9,7 +9,7 @@ from pipec.findings import PipecError
 from pipec.language import read
 from pipec.library import only_schedule
 from pipec.order.schedule import bind
-from pipec.tune.blocks import PERIODS, block_recipe, blocks, living
+from pipec.tune.blocks import PERIODS, block_recipe, blocks, living, peak
 from pipec.tune.blocks import shortest as shortest_blocks
 from pipec.tune.front import front
 from pipec.tune.jobs import Climb, Compile, Improve, Job, Repeat, Screen, Solve, parts, placed
@@ -74,12 +74,15 @@ def rounds(known: Known) -> Iterator[tuple[str, list[Job]]]:
 def _blocks(setting: Setting) -> list[Job]:
     """Those without free slots that live shortest, and the shortest of all others, run roughly."""
     ranks, count = setting.ranks, setting.microbatches
-    shop = shop_at(setting, placed("v", 2, setting))
-    found = blocks(ranks, _HELD * ranks)
+    replay = Replay(shop_at(setting, placed("v", 2, setting)))
+    most = setting.limit.most * replay.shop.scale if setting.limit else float("inf")
+    chunk = min((keep for keep in replay.shop.keep if keep > 0), default=1)
+    found = blocks(ranks, min(_HELD * ranks, float(most / chunk) + 1))
     dense = [block for block in found if block.period == PERIODS[0]]
-    chosen = living(dense, _ALIVE)
-    if shop.size <= _MOVED:
-        chosen += [one for one in shortest_blocks(found, Replay(shop)) if one not in chosen]
+    chosen = [block for block in living(dense, _ALIVE) if peak(block, replay) <= most]
+    if replay.shop.size <= _MOVED:
+        rough = shortest_blocks(found, replay, most)
+        chosen += [one for one in rough if one not in chosen]
     return [Compile(block_recipe(block, ranks, count)) for block in chosen]
 
 
