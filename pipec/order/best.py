@@ -7,6 +7,7 @@ shorter ones are made (`shorten.py`).
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -15,8 +16,8 @@ from pipec.language import syntax as s
 from pipec.order.count import chunk_name
 from pipec.order.dispatch import Patience
 from pipec.order.follow import ALWAYS, Manner, Plan, bounds_of, follow
-from pipec.order.greedy import Policy, Refusal, decide
-from pipec.order.lines import Clock, Lines, clock, makespan, order_of
+from pipec.order.greedy import Limit, Policy, Refusal, decide
+from pipec.order.lines import Clock, Lines, clock, makespan, mirrored, order_of
 from pipec.order.policy import refused, stated_policy
 from pipec.order.schedule import Schedule
 from pipec.order.shorten import shortened, shortest_possible
@@ -42,6 +43,7 @@ def _patience(weights: Fraction | int, others: Fraction | int = 0) -> Patience:
 _NONE, _HALF, _WHOLE = _patience(0), _patience(Fraction(1, 2)), _patience(1)
 _BOTH = _patience(Fraction(1, 2), Fraction(3, 10))
 _MOST = _patience(1, Fraction(3, 10))
+_FROM_THE_END = _patience(Fraction(3, 4), Fraction(3, 10))
 
 POLICIES = ((True, _NONE), (False, _HALF), (False, _NONE), (False, _WHOLE), (False, _BOTH))
 """For a policy: whether at unit costs, and how patient."""
@@ -95,7 +97,8 @@ def policy_order(schedule: Schedule) -> Order:
 
 
 def _shorter(policy: Policy, best: "_Best") -> Sequence[int]:
-    """The shortest within a policy's limits, from what it makes itself and from regular orders.
+    """The shortest within a policy's limits, from what it makes itself, from what list scheduling
+    makes from the end, and from regular orders.
 
     Only where W is apart: a policy that fuses B and W is what it says, for its own sake.
     """
@@ -105,8 +108,34 @@ def _shorter(policy: Policy, best: "_Best") -> Sequence[int]:
     regular = [
         (at_unit, partial(_whole, plan, Manner())) for plan in plans for at_unit in (True, False)
     ]
+    best.add([(False, partial(_from_the_end, policy))], AFFORDED)
     spent = best.add(regular, SHORTENED // 2)
     return shortened(lines, best.times, bounds, best.found, SHORTENED - spent)
+
+
+def _from_the_end(policy: Policy, times: Clock) -> Sequence[int]:
+    """What list scheduling makes from the end to the begin, within the limits; nothing where it
+    gets stuck.
+
+    From there W opens what F closes, so it fills the end, and a rank that still has time there puts
+    no W between its F and B.
+    """
+    back, again = mirrored(policy.lines, times)
+    kinds = ((Kind.B, Kind.BW), (Kind.W,), (Kind.F,))
+    groups = [
+        [[line for line in back.on(rank) if back.lines[line].kind in own] for own in kinds]
+        for rank in range(back.placement.ranks)
+    ]
+    limits = [_limit_from_the_end(back, limit) for limit in policy.limits]
+    made = decide(Policy(back, groups, limits), again, _FROM_THE_END)
+    return () if isinstance(made, Refusal) else made[::-1]
+
+
+def _limit_from_the_end(lines: Lines, limit: Limit) -> Limit:
+    """The same limit of a sequence from the end, whose sums begin at zero there."""
+    left = sum(weight * lines.lines[number].total for number, weight in limit.weights.items())
+    weights = {number: -weight for number, weight in limit.weights.items()}
+    return replace(limit, weights=weights, bound=limit.bound - left)
 
 
 def _whole(plan: Plan, manner: Manner, times: Clock) -> Sequence[int]:

@@ -38,6 +38,15 @@ def test_never_longer_at_the_same_peak(name: str) -> None:
             assert cell.ours.makespan <= cell.theirs.makespan, (costs, str(cell))
 
 
+@pytest.mark.parametrize("ranks", [5, 7])
+def test_never_longer_with_slow_messages(ranks: int) -> None:
+    """W wait where a rank has time at the end, which only an order made from there does."""
+    costs, size = "0.92/1.63/1.12/0.36", (ranks, 2 * ranks)
+    for cell in policies.compared("zb2p-greedy", *size, costs, RECORDED["ZB-2P", *size][costs]):
+        assert cell.ours.peak <= cell.theirs.peak, str(cell)
+        assert cell.ours.makespan <= cell.theirs.makespan, str(cell)
+
+
 def test_limits_hold_in_shorter_orders() -> None:
     """An order that is made from others keeps every limit of the text, at every prefix."""
     for most in (2, 3, 5):
