@@ -7,7 +7,7 @@ run again; the last one is the shortest that `pipec tune` finds within the memor
 measured step is that of the ranks' own clocks, from the first F to the last end.
 
     python bench/profiled.py                     # P=4, M=12
-    python bench/profiled.py --schedules 1f1b zb1p-greedy mine.pipe --unit 30 --candidates 0
+    python bench/profiled.py --schedules 1f1b zb1p-greedy mine.pipe --unit 30 --seconds 0
 """
 
 import argparse
@@ -43,14 +43,14 @@ def main() -> None:
     parser.add_argument("--unit", type=float, default=20, help="ms of an F")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--schedules", nargs="*", default=["1f1b", "zb1p", "zb1p-greedy"])
-    parser.add_argument("--candidates", type=int, default=3000, help="0: tune nothing")
+    parser.add_argument("--seconds", type=float, default=40, help="of tune; 0: tune nothing")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "costs.toml"
         run_ranks(_profile, args.ranks, args.microbatches, args.unit, args.steps, str(path))
         print(path.read_text())
         lengths = {}
-        tuned = [_tuned(args, path)] if args.candidates else []
+        tuned = [_tuned(args, path)] if args.seconds else []
         print(f"{'schedule':<14} {'predicted ms':>12} {'measured ms':>12}  predicted over measured")
         for name in [*args.schedules, *tuned]:
             plan = _compiled(name, args.ranks, args.microbatches, str(path))
@@ -74,7 +74,7 @@ def _tuned(args: argparse.Namespace, costs: Path) -> str:
     plan = str(costs.with_name("tuned.plan"))
     line = f"tune P={args.ranks} M={args.microbatches} --costs {costs} --channels tagged"
     line += f" --memory-limit {peak:.0f}B --placements linear,v -o {plan}"
-    line += f" --candidates {args.candidates} --format json"
+    line += f" --time {args.seconds}s --format json"
     command = [str(Path(sys.executable).with_name("pipec")), *line.split()]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     best = json.loads(told.stdout)["front"][0]
