@@ -15,7 +15,7 @@ from pipec.findings import Finding, Stop
 from pipec.language import syntax as s
 from pipec.order.count import chunk_name
 from pipec.order.dispatch import Patience
-from pipec.order.follow import ALWAYS, Manner, Plan, bounds_of, follow
+from pipec.order.follow import ALWAYS_LAST, Manner, Plan, bounds_of, follow
 from pipec.order.greedy import Limit, Policy, Refusal, decide
 from pipec.order.lines import Clock, Lines, clock, makespan, mirrored, order_of
 from pipec.order.policy import refused, stated_policy
@@ -51,15 +51,15 @@ POLICIES = ((True, _NONE), (False, _HALF), (False, _NONE), (False, _WHOLE), (Fal
 BLOCKS = (
     (True, Manner(0, _NONE)),
     (False, Manner(1, _MOST)),
-    (True, Manner(ALWAYS, _NONE)),
-    (False, Manner(ALWAYS, _BOTH)),
+    (True, Manner(ALWAYS_LAST, _NONE)),
+    (False, Manner(ALWAYS_LAST, _BOTH)),
     (False, Manner(1, _BOTH)),
-    (False, Manner(ALWAYS, _HALF)),
+    (False, Manner(ALWAYS_LAST, _HALF)),
     (False, Manner(0, _HALF)),
-    (False, Manner(ALWAYS, _NONE)),
+    (False, Manner(ALWAYS_LAST, _NONE)),
     (False, Manner(0, _BOTH)),
     (True, Manner(1, _NONE)),
-    (False, Manner(ALWAYS, _MOST)),
+    (False, Manner(ALWAYS_LAST, _MOST)),
 )
 """For blocks: whether at unit costs, and in which manner."""
 

@@ -11,7 +11,8 @@ from pipec.order.dispatch import NEVER, Board, Choose, Patience, dispatch, waiti
 from pipec.order.lines import Clock, Lines
 from pipec.program.effects import Kind
 
-ALWAYS = 1 << 60
+ALWAYS_LAST, NEVER_LAST = 1 << 60, -1
+"""For a `Manner`: W comes after everything else from the first operation on, or at no time."""
 
 HELD = {Kind.F: 1, Kind.W: -1, Kind.BW: -1}
 """What operations add to the activations that a rank holds."""

@@ -12,7 +12,7 @@ from fractions import Fraction
 from heapq import heappop, heappush
 
 from pipec.order.dispatch import Patience
-from pipec.order.follow import Bounds, Latest, Made, Manner, Plan, follow
+from pipec.order.follow import NEVER_LAST, Bounds, Latest, Made, Manner, Plan, follow
 from pipec.order.lines import Clock, Lines, ends, mirrored
 from pipec.program.effects import Kind
 
@@ -23,8 +23,6 @@ PATIENCE: tuple[Patience, ...] = tuple(
     {Kind.W: weights, **dict.fromkeys((Kind.F, Kind.B, Kind.BW), Fraction(3, 10))}
     for weights in (Fraction(1, 2), Fraction(1))
 )
-
-NEVER_LAST = -1
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from pipec.program.costs import Costs
 from pipec.program.memory import Limit, Memory
 from pipec.program.plan import load_plan
 from pipec.tune.blocks import Block, block_recipe, blocks
+from pipec.tune.jobs import Compile
 from pipec.tune.points import Point, points
 from pipec.tune.recipe import PLACEMENTS, Trial, tried
+from pipec.tune.rounds import _blocks
 from pipec.tune.search import Budget, State, search
 from pipec.tune.setting import Setting
 from pipec.tune.texts import library
@@ -134,6 +136,15 @@ def test_blocks_hold_about_what_they_were_chosen_for() -> None:
         trial = tried(block_recipe(block, 4, 8), setting)
         assert isinstance(trial, Trial)
         assert trial.peak <= block.held / 2 + 1.5
+
+
+def test_blocks_that_hold_more_than_the_limit_are_not_compiled() -> None:
+    """Within 2 activations at P=4 every block that is compiled fits, and there are some."""
+    setting = Setting(4, 8, memory=Memory(limit=Limit.of(2)))
+    jobs = [job for job in _blocks(setting) if isinstance(job, Compile)]
+    assert jobs
+    for job in jobs[:: max(1, len(jobs) // 6)]:
+        assert not job.run(setting).refused
 
 
 def test_a_block_with_free_slots_is_shorter_where_memory_is_short() -> None:
